@@ -1,0 +1,112 @@
+# Copyright: the sre.runbooks contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Connections to PostgreSQL: one Login, one way to connect, one way to quote, one way to say what went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+
+try:
+    import psycopg
+    from psycopg import sql
+    from psycopg.rows import dict_row
+
+    PSYCOPG_ERROR: ImportError | None = None
+except ImportError as error:
+    PSYCOPG_ERROR = error
+
+# Every session of ours carries this prefix, so that our own reaper and the operator know it.
+APPLICATION_NAME = "sre.runbooks"
+# A database's name in PostgreSQL is at most 63 bytes (NAMEDATALEN - 1), not 63 characters.
+NAME_BYTES = 63
+# Settings of a role or a database that would kill a long session of ours.
+LIFTED = "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0 -c lock_timeout=0"
+
+
+@dataclass(frozen=True)
+class Login:
+    """Where and as whom to connect. The password never appears in `repr`, in an error, or in argv."""
+
+    host: str
+    port: int
+    user: str
+    password: str = field(default="", repr=False)
+    database: str = "postgres"
+    sslmode: str = "prefer"
+    sslrootcert: str | None = None
+
+    @classmethod
+    def from_arguments(cls, arguments: Mapping[str, Any]) -> Login:
+        """Build a login from a module's `login` option (see the postgresql documentation fragment)."""
+        known = {name: value for name, value in arguments.items() if value is not None}
+        return cls(**known)
+
+    def at(self, database: str) -> Login:
+        """The same login, for another database of the server."""
+        return replace(self, database=database)
+
+    @property
+    def place(self) -> str:
+        """Where this login goes, for messages: never a password."""
+        return f"{self.user}@{self.host}:{self.port}/{self.database}"
+
+    def environment(self) -> dict[str, str]:
+        """The libpq variables for a client tool's environment; argv carries none of them."""
+        variables = {
+            "PGHOST": self.host, "PGPORT": str(self.port), "PGUSER": self.user, "PGPASSWORD": self.password,
+            "PGDATABASE": self.database, "PGSSLMODE": self.sslmode, "PGAPPNAME": APPLICATION_NAME,
+            "PGCONNECT_TIMEOUT": "10", "PGOPTIONS": LIFTED,
+        }
+        if self.sslrootcert:
+            variables["PGSSLROOTCERT"] = self.sslrootcert
+        return variables
+
+
+def connect(
+    login: Login, purpose: str = "", *, timeout_s: float = 10.0, autocommit: bool = True
+) -> psycopg.Connection[dict[str, Any]]:
+    """Open a connection whose rows are dictionaries.
+
+    Args:
+        login: where and as whom.
+        purpose: what the session is for; stands behind the prefix in application_name.
+        timeout_s: seconds for the connection to come up (libpq rounds up to 2).
+        autocommit: False opens a transaction with the first statement.
+
+    Raises:
+        RunbookError: the client library is missing, or the server cannot be reached or refuses the login.
+    """
+    if PSYCOPG_ERROR is not None:
+        raise RunbookError(
+            "The Python library psycopg (version 3) is missing where this module runs.",
+            "Install it there: pip install 'psycopg[binary]'.",
+        ) from PSYCOPG_ERROR
+    try:
+        return psycopg.connect(
+            host=login.host, port=login.port, user=login.user, password=login.password, dbname=login.database,
+            sslmode=login.sslmode, sslrootcert=login.sslrootcert, connect_timeout=max(2, round(timeout_s)),
+            application_name=f"{APPLICATION_NAME} {purpose}".strip(), options=LIFTED, autocommit=autocommit,
+            row_factory=dict_row, prepare_threshold=None,
+        )
+    except psycopg.OperationalError as error:
+        reason = " ".join(str(error).split())
+        raise RunbookError(
+            f"No connection to PostgreSQL as {login.place}: {reason}",
+            "Check that the server runs and that host, port, user and password in the inventory are right.",
+            host=login.host, port=login.port, user=login.user, database=login.database,
+        ) from error
+
+
+def identifier(*names: str) -> sql.Identifier:
+    """A name, or a schema and a name, quoted for SQL."""
+    return sql.Identifier(*names)
+
+
+def shorten(name: str, suffix: str) -> str:
+    """`name` + `suffix` within 63 bytes, cut inside `name` and never inside a UTF-8 character."""
+    room = NAME_BYTES - len(suffix.encode())
+    return name.encode()[:room].decode("utf-8", "ignore") + suffix

@@ -1,0 +1,116 @@
+# Copyright: the sre.runbooks contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Child processes: argument lists, secrets through the environment, a time-out always, killed with the run."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+
+PR_SET_PDEATHSIG = 1
+POLL_S = 0.05
+TAIL_LINES = 5
+# Error messages quote the end of a stream, never the whole of it.
+TAIL_BYTES = 16384
+
+
+@dataclass(frozen=True)
+class Completed:
+    """How a child ended."""
+
+    argv: tuple[str, ...]
+    returncode: int
+    stdout: str
+    stderr_tail: str
+    duration_s: float
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to kill this child when its parent dies, so that a killed module leaves no orphan at work."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _tail(stream: object) -> str:
+    size = stream.seek(0, os.SEEK_END)  # type: ignore[attr-defined]
+    stream.seek(max(0, size - TAIL_BYTES))  # type: ignore[attr-defined]
+    lines = stream.read().decode("utf-8", "replace").strip().splitlines()  # type: ignore[attr-defined]
+    return "\n".join(lines[-TAIL_LINES:])
+
+
+def _end(child: subprocess.Popen[bytes], grace_s: float = 5.0) -> None:
+    child.terminate()
+    try:
+        child.wait(grace_s)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    timeout_s: float,
+    secrets: Mapping[str, str] | None = None,
+    while_waiting: Callable[[], None] | None = None,
+    check: bool = True,
+    hint: str = "",
+) -> Completed:
+    """Run a program to its end.
+
+    Args:
+        argv: program and arguments; never a secret among them, since every user of the machine can read them.
+        timeout_s: seconds until the child is ended.
+        secrets: variables for the child's environment alone (PGPASSWORD and the like).
+        while_waiting: called about 20 times a second (progress, watching a disk); what it raises ends the child.
+        check: raise when the exit code is not 0.
+        hint: the next step for the operator, put into the error.
+
+    Raises:
+        RunbookError: the program is missing, ran out of time, or (with `check`) ended with another code than 0.
+    """
+    environment = {**os.environ, "LC_ALL": "C.UTF-8", **(secrets or {})}
+    started = time.monotonic()
+    name = os.path.basename(argv[0])
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        try:
+            child = subprocess.Popen(
+                list(argv), stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment,
+                preexec_fn=_die_with_parent,
+            )
+        except FileNotFoundError as error:
+            raise RunbookError(f"The program {argv[0]} does not exist.", hint, program=argv[0]) from error
+        try:
+            while child.poll() is None:
+                if time.monotonic() - started > timeout_s:
+                    raise RunbookError(
+                        f"{name} was still running after {timeout_s:.0f} s and was ended.", hint, program=name,
+                        stderr=_tail(err),
+                    )
+                if while_waiting:
+                    while_waiting()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(POLL_S)
+        finally:
+            if child.poll() is None:
+                _end(child)
+        out.seek(0)
+        completed = Completed(
+            tuple(argv), child.returncode, out.read().decode("utf-8", "replace"), _tail(err),
+            time.monotonic() - started,
+        )
+    if check and completed.returncode != 0:
+        raise RunbookError(
+            f"{name} ended with exit code {completed.returncode}: {completed.stderr_tail or 'it printed no error'}",
+            hint, program=name, returncode=completed.returncode,
+        )
+    return completed

@@ -1,0 +1,39 @@
+# Copyright: the sre.runbooks contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Progress of long work: a module appends lines to a file, the action plugin beside it shows them at once."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+# A person at a terminal takes silence beyond this for a hang.
+SILENCE_S = 4.0
+
+Report = Callable[[str], None]
+
+
+class Progress:
+    """Writes progress messages as JSON lines.
+
+    Args:
+        path: the file that the action plugin follows; None writes nothing.
+    """
+
+    def __init__(self, path: str | None = None) -> None:
+        self._path = Path(path) if path else None
+        self._last = 0.0
+
+    def say(self, message: str) -> None:
+        """Report one line at once."""
+        self._last = time.monotonic()
+        if self._path:
+            with self._path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps({"at": time.time(), "message": message}) + "\n")
+
+    def tick(self, describe: Callable[[], str]) -> None:
+        """Report `describe()`, but only when nothing was reported for SILENCE_S seconds."""
+        if time.monotonic() - self._last >= SILENCE_S:
+            self.say(describe())
