@@ -11,7 +11,7 @@ class ModuleDocFragment:
     DOCUMENTATION = r"""
 options:
   login:
-    description: Where PostgreSQL is and as whom to connect. The password is set in the child process's environment only.
+    description: Where PostgreSQL is and as whom to connect. The password reaches child processes by environment only.
     type: dict
     required: true
     suboptions:
@@ -28,7 +28,7 @@ options:
         type: str
         required: true
       password:
-        description: The role's password. Take it from a lookup, never from a literal.
+        description: The role's password. From a lookup, never a literal.
         type: str
       database:
         description: Database for server-wide statements.
