@@ -18,6 +18,8 @@ from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import Run
 
 PR_SET_PDEATHSIG = 1
 POLL_S = 0.05
+# A child that was asked to end has this long before it is killed.
+GRACE_S = 5.0
 TAIL_LINES = 5
 # Error messages quote the end of a stream, never the whole of it.
 TAIL_BYTES = 16384
@@ -47,10 +49,10 @@ def _tail(stream: object) -> str:
     return "\n".join(lines[-TAIL_LINES:])
 
 
-def _end(child: subprocess.Popen[bytes], grace_s: float = 5.0) -> None:
+def _end(child: subprocess.Popen[bytes]) -> None:
     child.terminate()
     try:
-        child.wait(grace_s)
+        child.wait(GRACE_S)
     except subprocess.TimeoutExpired:
         child.kill()
         child.wait()
