@@ -1,0 +1,137 @@
+# Copyright: the sre.runbooks contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The backups of a target: what is there, what is proven, and which one to take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest, read_manifest
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetFolder
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import (
+    Verdict,
+    height,
+    proven_rung,
+    read_verdicts,
+)
+from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+
+
+@dataclass(frozen=True)
+class Backup:
+    """One backup of a catalog.
+
+    Args:
+        backup_id: its id.
+        folder: where it lies.
+        manifest: None when it is missing or corrupt.
+        problem: why there is no manifest; empty when there is one.
+        verdicts: all of them, oldest first.
+    """
+
+    backup_id: str
+    folder: Path
+    manifest: Manifest | None
+    problem: str
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def proven_rung(self) -> str | None:
+        """The highest rung proven and not disproved since; None for a backup whose manifest cannot be read."""
+        return proven_rung(self.verdicts) if self.manifest else None
+
+    @property
+    def taken_at(self) -> datetime | None:
+        """The moment that the backup shows."""
+        return parse_time(self.manifest.snapshot.taken_at) if self.manifest else None
+
+    def as_dict(self, moment: datetime) -> dict[str, Any]:
+        """One line of a catalog, seen at `moment`."""
+        last = self.verdicts[-1] if self.verdicts else None
+        return {
+            "backup_id": self.backup_id,
+            "folder": str(self.folder),
+            "problem": self.problem,
+            "taken_at": self.manifest.snapshot.taken_at if self.manifest else None,
+            "newest_row_at": self.manifest.newest_row_at if self.manifest else None,
+            "age_s": round((moment - self.taken_at).total_seconds()) if self.taken_at else None,
+            "total_bytes": self.manifest.total_bytes if self.manifest else None,
+            "verdict": last.verdict if last else None,
+            "rung": self.proven_rung,
+            "proven_at": last.proven_at if last else None,
+        }
+
+
+def parse_time(text: str) -> datetime:
+    """An ISO 8601 time; without a zone it is UTC.
+
+    Raises:
+        RunbookError: it is no such time.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise RunbookError(
+            f"{text!r} is no time of the form 2026-11-21T02:15:00Z.", "Give the time in ISO 8601, with its zone."
+        ) from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def list_backups(place: TargetFolder) -> list[Backup]:
+    """All backups of a target, oldest first; one with a broken manifest is listed with its problem."""
+    backups = []
+    for backup_id in place.backup_ids():
+        folder, manifest, problem = place.backup(backup_id), None, ""
+        try:
+            manifest = read_manifest(folder)
+        except RunbookError as error:
+            problem = error.message
+        backups.append(Backup(backup_id, folder, manifest, problem, tuple(read_verdicts(folder))))
+    return backups
+
+
+def pick(
+    backups: Sequence[Backup], *, backup_id: str | None = None, before: datetime | None = None,
+    least_rung: str | None = "content",
+) -> Backup:
+    """Choose a backup: the one with `backup_id`, else the newest.
+
+    Args:
+        backups: of one target, oldest first.
+        backup_id: the only one to take.
+        before: only backups whose snapshot was taken at or before this moment.
+        least_rung: only backups proven at least this high; None takes unproven ones too.
+
+    Raises:
+        RunbookError: none fits; the message says what is there.
+    """
+    wanted, hint = "", "List what is there with the playbook sre.runbooks.backup_catalog."
+    if backup_id:
+        wanted = f" with the id {backup_id}"
+    if before:
+        wanted += f" from {before.isoformat()} or earlier"
+    if least_rung:
+        wanted += f" proven to the rung {least_rung}"
+        hint = "Prove one with the playbook sre.runbooks.backup_verify, or choose another one of the catalog."
+    for backup in reversed(backups):
+        if backup_id and backup.backup_id != backup_id:
+            continue
+        taken_at = backup.taken_at
+        if taken_at is None or (before and taken_at > before):
+            continue
+        if least_rung and height(backup.proven_rung) < height(least_rung):
+            continue
+        return backup
+    raise RunbookError(f"There is no backup{wanted}: {_summary(backups)}", hint)
+
+
+def _summary(backups: Sequence[Backup]) -> str:
+    if not backups:
+        return "the catalog is empty."
+    newest = backups[-1]
+    state = newest.problem or f"proven to {newest.proven_rung or 'no rung'}"
+    return f"the catalog holds {len(backups)}, the newest is {newest.backup_id} ({state.rstrip('.')})."

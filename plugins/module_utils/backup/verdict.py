@@ -1,0 +1,90 @@
+# Copyright: the sre.runbooks contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Verdicts of a backup: appended to a file beside it, never changed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+# From the cheapest to the strongest; each includes those before it.
+RUNGS = ("bytes", "archive", "restore", "content", "application")
+VERDICTS = "verdicts.jsonl"
+GOOD, CORRUPT, INCOMPLETE, UNVERIFIABLE = "good", "corrupt", "incomplete", "unverifiable"
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One rung that was tried."""
+
+    name: str
+    passed: bool
+    detail: str
+    duration_s: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a verification found. `rung` is the highest passed, None when not even the first was."""
+
+    verdict: str
+    rung: str | None
+    proven_at: str
+    backup_id: str
+    rungs: list[Rung] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Verdict:
+        """Build a verdict from what `as_dict` gave."""
+        return cls(**{**data, "rungs": [Rung(**rung) for rung in data["rungs"]]})
+
+
+def height(rung: str | None) -> int:
+    """How high a rung is: 1 for the first, 0 for none."""
+    return RUNGS.index(rung) + 1 if rung else 0
+
+
+def proven_rung(verdicts: Sequence[Verdict]) -> str | None:
+    """The highest rung that was proven and not disproved since.
+
+    A verdict `unverifiable` says nothing about the backup; `corrupt` and `incomplete` undo every proof before them.
+    """
+    best: str | None = None
+    for verdict in verdicts:
+        if verdict.verdict in (CORRUPT, INCOMPLETE):
+            best = None
+        elif verdict.verdict == GOOD and height(verdict.rung) > height(best):
+            best = verdict.rung
+    return best
+
+
+def append_verdict(folder: Path, verdict: Verdict) -> None:
+    """Append one line, durable when this returns."""
+    descriptor = os.open(folder / VERDICTS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(descriptor, json.dumps(verdict.as_dict(), ensure_ascii=False).encode() + b"\n")
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_verdicts(folder: Path) -> list[Verdict]:
+    """All verdicts, oldest first. A line that cannot be read proves nothing and is left out."""
+    path = folder / VERDICTS
+    if not path.exists():
+        return []
+    verdicts = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            verdicts.append(Verdict.from_dict(json.loads(line)))
+        except (ValueError, KeyError, TypeError):
+            continue
+    return verdicts

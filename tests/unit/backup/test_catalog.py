@@ -1,0 +1,131 @@
+"""Which backup is taken, and what counts as proven."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import list_backups, parse_time, pick
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import MANIFEST, Manifest, write_manifest
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetFolder
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import (
+    VERDICTS,
+    Verdict,
+    append_verdict,
+    proven_rung,
+    read_verdicts,
+)
+from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+
+IDS = ["20261119T020000Z-0001", "20261120T020000Z-0002", "20261121T020000Z-0003"]
+
+
+def verdict(backup_id: str, name: str, rung: str | None) -> Verdict:
+    return Verdict(name, rung, "2026-11-21T03:00:00.000Z", backup_id, [])
+
+
+@pytest.fixture
+def place(tmp_path: Path, manifest_of: Callable[..., Manifest]) -> TargetFolder:
+    place = TargetFolder(tmp_path, "bakery_ia", "auth_db")
+    for backup_id in IDS:
+        folder = place.backup(backup_id)
+        folder.mkdir(parents=True)
+        write_manifest(folder, manifest_of(backup_id, f"2026-11-{backup_id[6:8]}T02:00:00.000Z"))
+    append_verdict(place.backup(IDS[0]), verdict(IDS[0], "good", "application"))
+    append_verdict(place.backup(IDS[1]), verdict(IDS[1], "good", "content"))
+    append_verdict(place.backup(IDS[2]), verdict(IDS[2], "good", "archive"))
+    return place
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ({}, IDS[1]),
+        ({"least_rung": "application"}, IDS[0]),
+        ({"least_rung": "bytes"}, IDS[2]),
+        ({"least_rung": None}, IDS[2]),
+        ({"before": parse_time("2026-11-20T01:59:00Z")}, IDS[0]),
+        ({"before": parse_time("2026-11-20T02:00:00")}, IDS[1]),
+        ({"before": parse_time("2026-11-21T05:00:00+02:00"), "least_rung": None}, IDS[2]),
+        ({"backup_id": IDS[2], "least_rung": None}, IDS[2]),
+    ],
+)
+def test_the_newest_that_fits_is_taken(place: TargetFolder, choice: dict, expected: str):
+    assert pick(list_backups(place), **choice).backup_id == expected
+
+
+@pytest.mark.parametrize(
+    ("choice", "words"),
+    [
+        ({"backup_id": IDS[2]}, "proven to the rung content"),
+        ({"before": parse_time("2026-11-18T00:00:00Z")}, "2026-11-18"),
+        ({"backup_id": "20200101T000000Z-0000", "least_rung": None}, "with the id 20200101T000000Z-0000"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_what_is_there(place: TargetFolder, choice: dict, words: str):
+    with pytest.raises(RunbookError) as caught:
+        pick(list_backups(place), **choice)
+    assert words in caught.value.message
+    assert "the catalog holds 3" in caught.value.message
+
+
+def test_an_empty_catalog_says_so(tmp_path: Path):
+    with pytest.raises(RunbookError, match="the catalog is empty"):
+        pick(list_backups(TargetFolder(tmp_path, "bakery_ia", "nothing")))
+
+
+def test_a_broken_manifest_is_listed_and_never_taken(place: TargetFolder):
+    with (place.backup(IDS[1]) / MANIFEST).open("ab") as stream:
+        stream.write(b" ")
+    backups = list_backups(place)
+    assert "is not what was written" in backups[1].problem
+    assert backups[1].proven_rung is None
+    assert pick(backups, least_rung="content").backup_id == IDS[0]
+
+
+def test_partial_folders_and_strangers_are_no_backups(place: TargetFolder):
+    (place.path / ".partial-20261122T020000Z-0004").mkdir()
+    (place.path / "notes").mkdir()
+    (place.path / f"{IDS[0]}.old").mkdir()
+    assert [backup.backup_id for backup in list_backups(place)] == IDS
+
+
+@pytest.mark.parametrize(
+    ("history", "expected"),
+    [
+        ([], None),
+        ([("good", "content")], "content"),
+        ([("good", "content"), ("good", "bytes")], "content"),
+        ([("good", "content"), ("unverifiable", "archive")], "content"),
+        ([("unverifiable", "application")], None),
+        ([("good", "content"), ("corrupt", None)], None),
+        ([("good", "content"), ("incomplete", None), ("good", "bytes")], "bytes"),
+    ],
+)
+def test_only_good_proves_and_damage_undoes_it(history: list, expected: str | None):
+    assert proven_rung([verdict(IDS[0], name, rung) for name, rung in history]) == expected
+
+
+def test_a_torn_line_of_verdicts_proves_nothing(place: TargetFolder):
+    folder = place.backup(IDS[0])
+    with (folder / VERDICTS).open("ab") as stream:
+        stream.write(b'{"verdict": "good", "rung": "appl')
+    assert [line.rung for line in read_verdicts(folder)] == ["application"]
+
+
+def test_a_text_that_is_no_time_is_refused():
+    with pytest.raises(RunbookError, match="'yesterday'"):
+        parse_time("yesterday")
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", ".hidden"])
+def test_a_name_that_would_leave_the_store_is_refused(tmp_path: Path, name: str):
+    with pytest.raises(RunbookError, match="cannot be the name of a folder"):
+        TargetFolder(tmp_path, "bakery_ia", name)
+
+
+def test_two_at_once_on_one_target_are_refused(place: TargetFolder):
+    with place.locked(), pytest.raises(RunbookError, match="Another backup of auth_db is being made: process"), \
+            place.locked():
+        pass

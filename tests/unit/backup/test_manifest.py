@@ -1,0 +1,72 @@
+"""A manifest is read as it was written, or refused with the reason."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import (
+    MANIFEST,
+    Manifest,
+    ManifestCorruptError,
+    ManifestMissingError,
+    ManifestUnknownError,
+    read_manifest,
+    render,
+    write_manifest,
+)
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+
+def test_what_is_written_is_read_again(folder: Path, manifest: Manifest):
+    write_manifest(folder, manifest)
+    assert read_manifest(folder) == manifest
+
+
+def test_writing_leaves_nothing_but_the_manifest(folder: Path, manifest: Manifest):
+    write_manifest(folder, manifest)
+    assert [entry.name for entry in folder.iterdir()] == [MANIFEST]
+
+
+def test_a_folder_without_a_manifest_is_no_backup(folder: Path):
+    with pytest.raises(ManifestMissingError, match="is no backup"):
+        read_manifest(folder)
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_no_flipped_bit_goes_unseen(folder: Path, manifest: Manifest, data: st.DataObject):
+    """X14 ⚠: a file that is there proves nothing; white space and key order count as well."""
+    whole = bytearray(render(manifest.as_dict()))
+    position = data.draw(st.integers(0, len(whole) - 1))
+    whole[position] ^= 1 << data.draw(st.integers(0, 7))
+    (folder / MANIFEST).write_bytes(bytes(whole))
+    with pytest.raises(ManifestCorruptError):
+        read_manifest(folder)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "{", '"manifest"', "[" * 100_000])
+def test_what_is_no_manifest_is_corrupt(folder: Path, text: str):
+    (folder / MANIFEST).write_text(text)
+    with pytest.raises(ManifestCorruptError):
+        read_manifest(folder)
+
+
+def test_a_truncated_manifest_is_corrupt(folder: Path, manifest: Manifest):
+    (folder / MANIFEST).write_bytes(render(manifest.as_dict())[:-1])
+    with pytest.raises(ManifestCorruptError):
+        read_manifest(folder)
+
+
+def test_a_format_of_the_future_is_whole_but_unknown(folder: Path, manifest: Manifest):
+    (folder / MANIFEST).write_bytes(render({**manifest.as_dict(), "format": 2, "new": "thing"}))
+    with pytest.raises(ManifestUnknownError, match="format 2"):
+        read_manifest(folder)
+
+
+def test_a_manifest_is_readable_by_people(manifest: Manifest):
+    data = json.loads(render(manifest.as_dict()))
+    assert data["database"]["name"] == 'we"ird ñ'
+    assert len(data["sha256"]) == 64
