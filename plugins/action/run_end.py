@@ -1,0 +1,42 @@
+# Copyright: the sre.runbooks contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Ends a run on the controller; the documentation is in plugins/modules/run_end.py."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from ansible.utils.display import Display
+
+from ansible_collections.sre.runbooks.plugins.module_utils.run.outcome import decide
+from ansible_collections.sre.runbooks.plugins.module_utils.run.records import read_records, record
+from ansible_collections.sre.runbooks.plugins.plugin_utils.report import write_report
+from ansible_collections.sre.runbooks.plugins.plugin_utils.run_action import RunAction
+
+
+class ActionModule(RunAction):
+    """Decides the outcome, writes the report, prints the last line, and fails unless it was a success."""
+
+    ARGUMENTS: ClassVar[dict[str, Any]] = {}
+
+    def act(self, arguments: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        """End the run for this host."""
+        host = str(variables["inventory_hostname"])
+        folder = self.folder(variables)
+        own = [entry for entry in read_records(folder) if entry.get("host") == host]
+        outcome = decide(own, resume=self.command(variables, host))
+        record(folder, host, "end", outcome.as_dict())
+        report = write_report(folder)
+        lines = [f"{host}: {outcome.outcome.upper()}. {outcome.message}".rstrip()]
+        if outcome.resume and not outcome.success:
+            lines.append(f"To go on: {outcome.resume}")
+        if outcome.undo:
+            lines.append(f"To undo:  {outcome.undo}")
+        lines.append(f"Report:   {report}")
+        display = Display()
+        for line in lines:
+            display.display(f"  {line}")
+        result = {"changed": False, "report": str(report), **outcome.as_dict()}
+        if not outcome.success:
+            result.update(failed=True, msg=f"{outcome.outcome}: {outcome.message} Report: {report}")
+        return result
