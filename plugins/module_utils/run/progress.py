@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # A person at a terminal takes silence beyond this for a hang.
@@ -37,3 +39,20 @@ class Progress:
         """Report `describe()`, but only when nothing was reported for SILENCE_S seconds."""
         if time.monotonic() - self._last >= SILENCE_S:
             self.say(describe())
+
+    @contextlib.contextmanager
+    def during(self, describe: Callable[[], str]) -> Iterator[None]:
+        """Report `describe()` from a thread whenever the block inside is silent: for one long statement."""
+        done = threading.Event()
+
+        def beat() -> None:
+            while not done.wait(SILENCE_S / 4):
+                self.tick(describe)
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
