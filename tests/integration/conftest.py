@@ -1,0 +1,76 @@
+# Copyright: the sre.runbooks contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Real servers for the integration tests, started once for all of them.
+
+| fixture | scope | what |
+|---|---|---|
+| `server_folder` | session | a folder for servers of a test's own: `PostgresServer(server_folder / "mine")` |
+| `postgresql_server` | session | a started `lab.postgresql.PostgresServer`; leave it as you found it |
+| `redis_server` | session | a started `lab.redis.RedisServer` |
+| `database` | function | a `Login` of the superuser on an empty database of its own, dropped afterwards |
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login, connect, identifier
+from psycopg import sql
+
+from lab import machine
+from lab.postgresql import PostgresServer
+from lab.redis import RedisServer
+
+
+def _end(folder: Path) -> None:
+    for data in folder.rglob("data/PG_VERSION"):
+        PostgresServer(data.parent.parent).kill()
+    for configuration in folder.rglob("redis.conf"):
+        RedisServer(configuration.parent).kill()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def server_folder() -> Iterator[Path]:
+    """A folder that servers can reach, also when root starts them; what still runs below it at the end is killed."""
+    root = machine.state_root()
+    for left in root.glob("tests-*"):  # a test run that was killed could not clean up
+        if not machine.is_running(int(left.name.removeprefix("tests-")), "pytest"):
+            _end(left)
+    folder = root / f"tests-{os.getpid()}"
+    folder.mkdir(mode=0o711)
+    yield folder
+    _end(folder)
+
+
+@pytest.fixture(scope="session")
+def postgresql_server(server_folder: Path) -> Iterator[PostgresServer]:
+    """One server for all tests, small and without fsync, with pg_stat_statements preloaded."""
+    settings = {
+        "shared_preload_libraries": "pg_stat_statements", "max_connections": "60", "shared_buffers": "32MB",
+        "fsync": "off", "track_io_timing": "on",
+    }
+    with PostgresServer(server_folder / "shared-postgresql", settings=settings) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server(server_folder: Path) -> Iterator[RedisServer]:
+    """One Redis with a password for all tests."""
+    with RedisServer(server_folder / "shared-redis") as server:
+        yield server
+
+
+@pytest.fixture
+def database(postgresql_server: PostgresServer) -> Iterator[Login]:
+    """The superuser's login on an empty database of this test's own."""
+    name = f"test_{secrets.token_hex(4)}"
+    with connect(postgresql_server.login, "tests") as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(identifier(name)))
+        yield postgresql_server.login.at(name)
+        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(identifier(name)))
