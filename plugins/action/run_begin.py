@@ -5,47 +5,83 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, ClassVar
 
 from ansible import context
 from ansible.release import __version__ as ansible_version
-
+from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.folder import open_run, throwaway_place
 from ansible_collections.sre.runbooks.plugins.module_utils.run.lock import identify
+from ansible_collections.sre.runbooks.plugins.module_utils.run.outcome import REFUSED
 from ansible_collections.sre.runbooks.plugins.module_utils.run.records import record
+from ansible_collections.sre.runbooks.plugins.module_utils.run.windows import permission
 from ansible_collections.sre.runbooks.plugins.plugin_utils.run_action import RunAction
 
 
 class ActionModule(RunAction):
-    """Opens the run's folder for this host and says who runs what."""
+    """Opens the run's folder for this host, says who runs what, and refuses at the wrong time or place."""
 
     ARGUMENTS: ClassVar[dict[str, Any]] = {
         "runbook": {"type": "str", "required": True},
         "changes": {"type": "bool", "default": True},
         "summary": {"type": "str", "default": ""},
+        "repeats": {"type": "list", "elements": "str", "default": []},
     }
 
     def act(self, arguments: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """Open the run, record the begin, and return its id, its folder and who holds it."""
-        host = str(variables["inventory_hostname"])
-        check = bool(self._task.check_mode)
+        host, check = str(variables["inventory_hostname"]), bool(self._task.check_mode)
         holder = identify(os.getppid(), str(self.value(variables, "awx_user_name") or ""))
         folder = open_run(
             self.directory(variables), self.play, arguments["runbook"],
             {
-                **arguments, "check": check, "holder": holder,
-                "playbook": next(iter(context.CLIARGS.get("args") or ()), ""),
+                "summary": arguments["summary"], "changes": arguments["changes"], "check": check,
+                "user": holder["user"], "machine": holder["host"], "pid": holder["pid"],
+                "playbook": str(next(iter(context.CLIARGS.get("args") or ()), "")),
                 "system": str(self.value(variables, "system") or ""),
-                "targets": [str(name) for name in variables.get("ansible_play_hosts_all", [host])],
                 "ansible_version": ansible_version,
             },
         )
-        again = self.command(variables, host)
-        record(folder, host, "begin", {"command": again})
-        self._place(arguments, variables, check, folder, host)
+        again = {name: str(self.value(variables, name)) for name in arguments["repeats"] if name in variables}
+        record(folder, host, "begin", {"command": self.command(host, **again)})
+        # Check mode may look at any time and from anywhere: it is told what would be refused.
+        acting = arguments["changes"] and not check
+        for refuse in (self._place, self._time):
+            self._judge(refuse, arguments["runbook"], variables, folder, acting)
         return {"changed": False, "run": folder.name, "folder": str(folder), "holder": {"run": folder.name, **holder}}
 
-    def _place(self, arguments: dict[str, Any], variables: dict[str, Any], check: bool, folder: Any, host: str) -> None:
-        reason = throwaway_place(os.environ) if not self.value(variables, "run_directory") else ""
-        if reason:
-            record(folder, host, "message", {"text": f"This run's records may be gone after the job: {reason}."})
+    def _judge(self, rule: Any, runbook: str, variables: dict[str, Any], folder: Path, acting: bool) -> None:
+        host = str(variables["inventory_hostname"])
+        try:
+            rule(runbook, variables, folder)
+        except RunbookError as error:
+            if acting:
+                data = {"outcome": REFUSED, "message": error.message, "resume": error.context.get("resume", "")}
+                record(folder, host, "outcome", data)
+                raise
+            record(folder, host, "message", {"text": error.message})
+
+    def _place(self, _runbook: str, variables: dict[str, Any], _folder: Path) -> None:
+        reason = throwaway_place(os.environ)
+        if reason and not self.value(variables, "run_directory"):
+            place = self.directory(variables)
+            resume = self.again(variables, run_directory="<folder that lasts>")
+            raise RunbookError(
+                f"The run's records in {place} may be gone after this job: {reason}.", f"Run: {resume}", resume=resume
+            )
+
+    def _time(self, runbook: str, variables: dict[str, Any], folder: Path) -> None:
+        now = datetime.now(UTC)
+        windows, freezes = self.value(variables, "run_windows") or [], self.value(variables, "run_freezes") or []
+        permitted = permission(runbook, windows, freezes, now)
+        if permitted.allowed:
+            return
+        override = str(self.value(variables, "run_window_override") or "").strip()
+        if override:
+            text = f"{permitted.reason} It goes on all the same: {override}"
+            record(folder, str(variables["inventory_hostname"]), "message", {"text": text})
+            return
+        resume = self.again(variables, run_window_override="<reason>")
+        raise RunbookError(permitted.reason, f"If it cannot wait: {resume}", resume=resume)

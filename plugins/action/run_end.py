@@ -7,7 +7,6 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from ansible.utils.display import Display
-
 from ansible_collections.sre.runbooks.plugins.module_utils.run.outcome import decide
 from ansible_collections.sre.runbooks.plugins.module_utils.run.records import read_records, record
 from ansible_collections.sre.runbooks.plugins.plugin_utils.report import write_report
@@ -24,7 +23,7 @@ class ActionModule(RunAction):
         host = str(variables["inventory_hostname"])
         folder = self.folder(variables)
         own = [entry for entry in read_records(folder) if entry.get("host") == host]
-        outcome = decide(own, resume=self.command(variables, host))
+        outcome = decide(own, resume=self.again(variables))
         record(folder, host, "end", outcome.as_dict())
         report = write_report(folder)
         lines = [f"{host}: {outcome.outcome.upper()}. {outcome.message}".rstrip()]

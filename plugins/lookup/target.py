@@ -62,7 +62,6 @@ from ansible.inventory.manager import InventoryManager, split_host_pattern
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.lookup import LookupBase
-
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.plugin_utils.command import rebuild
 
@@ -130,10 +129,11 @@ class LookupModule(LookupBase):
     ) -> str:
         manager, candidates = inventory_of(groups), groups.get(among, [])
         known = set(groups) | set(groups["all"])
+        fitting = [*candidates, *(name for name, hosts in groups.items() if set(hosts) & set(candidates))]
         for part in split_host_pattern(pattern):
             plain = part.lstrip("!&")
             if not any(mark in plain for mark in "*?[~:") and plain not in known:
-                near = difflib.get_close_matches(plain, [*candidates, *known], n=3, cutoff=0.5)
+                near = difflib.get_close_matches(plain, fitting, n=3, cutoff=0.6)
                 raise RunbookError(
                     f"There is no target {plain}; " + (f"did you mean {' or '.join(dict.fromkeys(near))}?" if near else
                     f"there are: {names(candidates)}."),

@@ -28,6 +28,13 @@ options:
     description: One sentence on what the runbook does, for the report.
     type: str
     default: ""
+  repeats:
+    description:
+      - Names of variables that the commands shown to the operator repeat when they are set, beside the target.
+        Never one that holds a secret.
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode:
     description: Begins the run as well; records are no change of a target.

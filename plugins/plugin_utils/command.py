@@ -4,9 +4,12 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping
 from typing import Any
+
+from ansible import constants as C  # noqa: N812
 
 
 def rebuild(options: Mapping[str, Any], extra: Mapping[str, str]) -> str:
@@ -19,9 +22,21 @@ def rebuild(options: Mapping[str, Any], extra: Mapping[str, str]) -> str:
     playbook = next(iter(options.get("args") or ()), "<playbook>")
     words = ["ansible-playbook", str(playbook)]
     for inventory in options.get("inventory") or ():
-        words += ["-i", str(inventory)]
-    text = shlex.join(words)
+        if inventory not in C.DEFAULT_HOST_LIST:
+            words += ["-i", _short(str(inventory))]
+    return with_variables(shlex.join(words), extra)
+
+
+def _short(path: str) -> str:
+    """A path below the current folder, relative to it."""
+    here = os.path.join(os.getcwd(), "")
+    return path.removeprefix(here)
+
+
+def with_variables(command: str, extra: Mapping[str, str]) -> str:
+    """A command with further variables; a place to fill in, as in <count>, is quoted like a value."""
     for name, value in extra.items():
-        # A place to fill in, as in <count>, stays readable without quotes.
-        text += f" -e {name}={value}" if value.startswith("<") else f" -e {shlex.quote(f'{name}={value}')}"
-    return text
+        quoted = shlex.quote(f"{name}={value}")
+        plain = value.startswith("<") and " " not in value
+        command += f" -e {name}={value}" if plain else f" -e {quoted}"
+    return command

@@ -9,11 +9,14 @@ import json
 import os
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-from ansible_collections.sre.runbooks.plugins.module_utils.run.records import PRIVATE_FILE, RECORDS_FILE, read_lines
+from ansible_collections.sre.runbooks.plugins.module_utils.run.records import (
+    PRIVATE_FILE,
+    RECORDS_FILE,
+    read_lines,
+    read_records,
+)
 from ansible_collections.sre.runbooks.plugins.module_utils.run.report import build, page
-from ansible_collections.sre.runbooks.plugins.module_utils.run.records import read_records
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "roles" / "run" / "templates"
 

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 
 from ansible import context
 from ansible.plugins.action import ActionBase
-
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.folder import find_begun, run_directory
-from ansible_collections.sre.runbooks.plugins.plugin_utils.command import rebuild
+from ansible_collections.sre.runbooks.plugins.module_utils.run.records import read_records
+from ansible_collections.sre.runbooks.plugins.plugin_utils.command import rebuild, with_variables
 
 
 class RunAction(ActionBase):
@@ -57,6 +57,14 @@ class RunAction(ActionBase):
         """The folder of this play's run; RunbookError when it has not begun."""
         return find_begun(self.directory(variables), self.play)
 
-    def command(self, variables: dict[str, Any], host: str, **extra: str) -> str:
+    def command(self, host: str, **extra: str) -> str:
         """The command line that starts this playbook for one target, with further variables."""
         return rebuild(context.CLIARGS, {"target": host, **extra})
+
+    def again(self, variables: dict[str, Any], **extra: str) -> str:
+        """The command with which this host's run began, with further variables."""
+        host = str(variables["inventory_hostname"])
+        for entry in read_records(self.folder(variables)):
+            if entry["kind"] == "begin" and entry["host"] == host:
+                return with_variables(entry["data"]["command"], extra)
+        return self.command(host, **extra)

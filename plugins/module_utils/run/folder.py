@@ -9,7 +9,7 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.run.records import PR
 
 PRIVATE_FOLDER = 0o700
 CONTAINER_FILES = ("/run/.containerenv", "/.dockerenv")
-CONTAINER_VARIABLES = ("AWX_PRIVATE_DATA_DIR", "RUNNER_OMIT_EVENTS", "KUBERNETES_SERVICE_HOST")
+CONTAINER_VARIABLES = ("AWX_PRIVATE_DATA_DIR", "KUBERNETES_SERVICE_HOST")
 
 
 def state_directory(environment: Mapping[str, str]) -> Path:
@@ -35,7 +35,9 @@ def run_directory(configured: str | None, environment: Mapping[str, str] | None 
 
 
 def throwaway_place(environment: Mapping[str, str], root: Path = Path("/")) -> str:
-    """Why the place of the runs will be gone after this job, or an empty text when it lasts."""
+    """Why the default place of the runs may be gone after this job; empty when it lasts, or was chosen with XDG_STATE_HOME."""
+    if environment.get("XDG_STATE_HOME"):
+        return ""
     for name in CONTAINER_FILES:
         if (root / name.lstrip("/")).exists():
             return f"{name} says that this is a container"
@@ -101,7 +103,7 @@ def open_run(directory: Path, play: str, runbook: str, data: Mapping[str, Any]) 
         fcntl.flock(guard, fcntl.LOCK_EX)
         folder = find(directory, play)
         if folder is None:
-            time = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+            time = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
             name = re.sub(r"[^a-z0-9_]+", "_", runbook.rsplit(".", 1)[-1].lower())
             folder = directory / f"{time}-{name}-{digest(play)}"
             folder.mkdir(mode=PRIVATE_FOLDER)

@@ -4,11 +4,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import getpass
+import json
 import os
 import socket
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+
+from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 
 
 def started_at_tick(pid: int, proc: Path = Path("/proc")) -> int | None:
@@ -33,3 +42,167 @@ def identify(pid: int, user: str = "") -> dict[str, Any]:
     """The identity of a holder: a process of this machine, and the person behind it."""
     who = user or os.environ.get("SUDO_USER") or getpass.getuser()
     return {"user": who, **machine(), "pid": pid, "process_started": started_at_tick(pid)}
+
+
+def alive(holder: Mapping[str, Any], here: Mapping[str, str], proc: Path = Path("/proc")) -> bool | None:
+    """Whether a holder's process lives; None when that cannot be seen from this machine."""
+    if any(holder.get(key) != here[key] for key in ("host", "boot_id", "namespace")):
+        return None
+    tick = started_at_tick(int(holder["pid"]), proc)
+    return tick is not None and tick == holder.get("process_started")
+
+
+@dataclass(frozen=True)
+class Lock:
+    """What a lock's file says. `holder` is None when nobody holds it and only `quiesced` is left to remember."""
+
+    target: str
+    holder: dict[str, Any] | None
+    since: str = ""
+    until: str = ""
+    quiesced: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def run(self) -> str:
+        """The id of the run that holds it."""
+        return str((self.holder or {}).get("run", ""))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The file's content, and what the module returns."""
+        holder = self.holder or {}
+        process = {name: holder.get(name) for name in ("pid", "process_started", "boot_id", "namespace")}
+        return {
+            "format": 1, "target": self.target, "run": self.run, "user": holder.get("user", ""),
+            "host": holder.get("host", ""), "process": process if self.holder else None, "since": self.since,
+            "until": self.until, "quiesced": self.quiesced,
+        }
+
+
+def from_dict(data: Mapping[str, Any]) -> Lock:
+    """A lock as its file says; the opposite of Lock.as_dict."""
+    process = data.get("process")
+    holder = {"run": data["run"], "user": data["user"], "host": data["host"], **process} if process else None
+    return Lock(data["target"], holder, data.get("since", ""), data.get("until", ""), list(data.get("quiesced", [])))
+
+
+def _plus(moment: datetime, seconds: int) -> str:
+    return (moment + timedelta(seconds=seconds)).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def acquire(
+    current: Lock | None,
+    target: str,
+    holder: Mapping[str, Any],
+    *,
+    moment: datetime,
+    seconds: int,
+    here: Mapping[str, str],
+    take_over: str = "",
+    proc: Path = Path("/proc"),
+) -> tuple[Lock, str]:
+    """The lock for this holder, and how the earlier one lost it (empty when there was none).
+
+    What the earlier holder had quiesced goes over to the new one: it alone says how things were before the first stop.
+
+    Args:
+        current: the lock as it stands, None when there is none.
+        target: what is locked.
+        holder: who wants it (`identify`, with the `run`).
+        moment: now, in UTC.
+        seconds: how long a holder that cannot be looked at is believed to live.
+        here: this machine (`machine`).
+        take_over: the id of the run whose lock is taken on purpose.
+        proc: where the processes of this machine are described.
+
+    Raises:
+        RunbookError: somebody else holds it: who, since when, until when, and how to take it over on purpose.
+    """
+    new = Lock(
+        target, dict(holder), _plus(moment, 0), _plus(moment, seconds), current.quiesced if current else []
+    )
+    if current is None or current.holder is None:
+        return new, ""
+    if current.run == holder["run"]:
+        return replace(new, since=current.since), ""
+    lives = alive(current.holder, here, proc)
+    if lives is False:
+        return new, f"its process {current.holder['pid']} is gone"
+    if take_over and take_over == current.run:
+        return new, "it was taken over on purpose"
+    if lives is None and datetime.fromisoformat(current.until.replace("Z", "+00:00")) <= moment:
+        return new, f"it expired at {current.until}"
+    who = f"{current.holder.get('user')}@{current.holder.get('host')}, process {current.holder.get('pid')}"
+    raise RunbookError(
+        f"{target} is locked by the run {current.run} ({who}) since {current.since} until {current.until}.",
+        f"Wait for it, or when you know that it is dead take it over with -e run_lock_take_over={current.run}",
+        holder=current.as_dict(),
+    )
+
+
+def remember(lock: Lock, stopped: Sequence[Mapping[str, Any]], released: Sequence[str]) -> Lock:
+    """The lock with what is about to be stopped, and without what runs again.
+
+    An entry that is there already stays as it is: it says how things were before the first stop, by whichever run.
+    """
+    known = {str(entry["target"]) for entry in lock.quiesced}
+    entries = [*lock.quiesced, *(dict(entry) for entry in stopped if str(entry["target"]) not in known)]
+    return replace(lock, quiesced=[entry for entry in entries if str(entry["target"]) not in released])
+
+
+class LockFile:
+    """The file of one target's lock, changed by one process at a time.
+
+    Args:
+        directory: where the locks are kept; made when missing.
+        target: what is locked; any text.
+    """
+
+    def __init__(self, directory: Path, target: str) -> None:
+        self.directory = directory
+        self.path = directory / f"{quote(target, safe='')}.json"
+
+    @contextlib.contextmanager
+    def guard(self) -> Iterator[None]:
+        """Keep all others out of this directory's locks meanwhile."""
+        try:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(self.directory / ".guard", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise RunbookError(
+                f"The locks' folder {self.directory} cannot be written: {error.strerror}.",
+                "Give another with -e run_lock_directory=<folder>, the same for everybody.",
+            ) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def read(self) -> Lock | None:
+        """The lock as it stands; None when there is none.
+
+        Raises:
+            RunbookError: the file is there and cannot be read, which is no proof that nobody holds it.
+        """
+        try:
+            return from_dict(json.loads(self.path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise RunbookError(
+                f"The lock {self.path} cannot be read ({type(error).__name__}).",
+                "Look who works on the target, then remove the file.",
+            ) from error
+
+    def write(self, lock: Lock | None) -> None:
+        """Put the lock in place whole, or take it away when it is None."""
+        if lock is None:
+            self.path.unlink(missing_ok=True)
+            return
+        temporary = self.path.with_suffix(".new")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            json.dump(lock.as_dict(), stream, ensure_ascii=False, indent=1)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(self.path)

@@ -72,6 +72,9 @@ def decide(records: Sequence[Record], resume: str = "") -> Outcome:
                 phases[str(data.get("name"))] = str(data.get("state"))
             case "step":
                 steps += 1
+    acted = bool(steps) or "apply" in phases
+    if recorded is not None and recorded.outcome == REFUSED and acted:
+        recorded, failure = None, recorded.message
     if recorded is not None:
         if recorded.success and failure:
             return Outcome(UNKNOWN, f"{recorded.outcome} was reached, then this failed: {failure}", resume, recorded.undo)
@@ -80,7 +83,7 @@ def decide(records: Sequence[Record], resume: str = "") -> Outcome:
         return Outcome(FAILED_AND_UNDONE, failure or "The first failing task above says why.", resume)
     if phases.get("undo") == "begin":
         return Outcome(FAILED_AND_UNDO_FAILED, failure or "The failing tasks above say why.", resume)
-    if steps or "apply" in phases:
+    if acted:
         return Outcome(UNKNOWN, failure or "It stopped in the middle; the failing task above says why.", resume)
     return Outcome(REFUSED, failure or "It stopped before it changed anything; the failing task above says why.", resume)
 
