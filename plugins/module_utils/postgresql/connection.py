@@ -13,6 +13,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import Run
 try:
     import psycopg
     from psycopg import sql
+    from psycopg.conninfo import make_conninfo
     from psycopg.rows import dict_row
 
     PSYCOPG_ERROR: ImportError | None = None
@@ -104,6 +105,11 @@ def connect(
 def identifier(*names: str) -> sql.Identifier:
     """A name, or a schema and a name, quoted for SQL."""
     return sql.Identifier(*names)
+
+
+def connection_string(database: str) -> str:
+    """A database's name for a client tool's `--dbname`: plain, one such as `a=b` would be taken for options."""
+    return make_conninfo(dbname=database)
 
 
 def shorten(name: str, suffix: str) -> str:

@@ -1,0 +1,150 @@
+# Copyright: the sre.runbooks contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Exact row counts and fingerprints of tables, on several connections at once."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Sequence
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Table
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.snapshot import (
+    COUNTED,
+    QUEUE_TIMEOUT_S,
+    Relation,
+    RetryError,
+    first_line,
+)
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login, connect, identifier
+from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+
+# connect() tells the operator when it is missing.
+with contextlib.suppress(ImportError):
+    from psycopg import errors, sql
+
+# The sum of a 64-bit hash of each row's text: the same for the same rows in any order, twice the same row counts
+# twice. It finds accidents, not malice, and costs about as much as reading every column. Text depends on settings,
+# so SETTINGS fixes them; a type whose text is not a pure function of its value (regclass of a renamed object)
+# differs although nothing was lost.
+FINGERPRINT = "sum(hashtextextended((sre_runbooks_row.*)::text, 0)::numeric)::text"
+SETTINGS = (
+    "SET row_security = off", "SET timezone = 'UTC'", "SET datestyle = 'ISO, YMD'", "SET intervalstyle = 'postgres'",
+    "SET extra_float_digits = 1", "SET bytea_output = 'hex'", "SET search_path = ''",
+    f"SET lock_timeout = '{QUEUE_TIMEOUT_S}s'",
+)
+
+
+def open_connections(login: Login, snapshot_id: str | None, number: int) -> list[Any]:
+    """Connections that count; all of them in the exported snapshot, if one is given."""
+    connections = []
+    for _ in range(number):
+        connection = connect(login, "count")
+        connections.append(connection)
+        connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        if snapshot_id:
+            connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(snapshot_id))
+    return connections
+
+
+class TableCounter:
+    """Counts tables in threads, one for each connection; `result` waits for them.
+
+    Args:
+        connections: each in a transaction; `close` closes them.
+        relations: what to count; kinds whose rows no dump holds come back with `rows` None.
+        fingerprints: take them too.
+    """
+
+    def __init__(self, connections: Sequence[Any], relations: Sequence[Relation], *, fingerprints: bool) -> None:
+        self._connections, self._fingerprints = list(connections), fingerprints
+        self._relations = list(relations)
+        self._tables: dict[int, Table] = {}
+        self._todo: SimpleQueue[Relation] = SimpleQueue()
+        self._errors: list[Exception] = []
+        self._stop = threading.Event()
+        for relation in relations:
+            if relation.kind in COUNTED:
+                self._todo.put(relation)
+            else:
+                self._tables[relation.oid] = Table(relation.schema, relation.name, relation.kind)
+        self._threads = [
+            threading.Thread(target=self._work, args=[connection], daemon=True) for connection in self._connections
+        ]
+
+    def start(self) -> None:
+        """Begin to count."""
+        for thread in self._threads:
+            thread.start()
+
+    def done(self) -> int:
+        """How many tables are counted."""
+        return len(self._tables)
+
+    def check(self) -> None:
+        """Raise what a thread ran into, as soon as it did."""
+        if self._errors:
+            raise self._errors[0]
+
+    def finished(self) -> bool:
+        """True when no thread counts any more."""
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def wait(self, seconds: float) -> None:
+        """Wait for one thread, at most so long."""
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(seconds)
+                return
+
+    def result(self) -> list[Table]:
+        """All tables in the order they were given, once all are counted."""
+        for thread in self._threads:
+            thread.join()
+        self.check()
+        return [self._tables[relation.oid] for relation in self._relations]
+
+    def close(self) -> None:
+        """End the threads, also in the middle of a long count."""
+        self._stop.set()
+        for connection, thread in zip(self._connections, self._threads, strict=True):
+            if thread.is_alive():
+                connection.cancel_safe()
+        for thread in self._threads:
+            if thread.ident:
+                thread.join()
+        for connection in self._connections:
+            connection.close()
+
+    def _work(self, connection: Any) -> None:
+        what = "The tables"
+        try:
+            for setting in SETTINGS:
+                connection.execute(setting.encode())
+            while not self._stop.is_set() and not self._errors:
+                relation = self._todo.get_nowait()
+                what = f"The rows of {relation.schema}.{relation.name}"
+                self._tables[relation.oid] = self._count(connection, relation)
+        except Empty:
+            return
+        except errors.LockNotAvailable:
+            self._errors.append(RetryError(f"{what} were wanted by another session"))
+        except errors.Error as error:
+            self._errors.append(
+                RunbookError(
+                    f"{what} cannot be counted: {first_line(error)}.",
+                    "Give database_admin the right to read every row (owner, BYPASSRLS or superuser).",
+                )
+            )
+
+    def _count(self, connection: Any, relation: Relation) -> Table:
+        fingerprint = sql.SQL(FINGERPRINT if self._fingerprints else "NULL")
+        row = connection.execute(
+            sql.SQL("SELECT count(*) AS rows, {} AS fingerprint FROM ONLY {} AS sre_runbooks_row").format(
+                fingerprint, identifier(relation.schema, relation.name)
+            )
+        ).fetchone()
+        text = (row["fingerprint"] or "0") if self._fingerprints else None
+        return Table(relation.schema, relation.name, relation.kind, row["rows"], text)

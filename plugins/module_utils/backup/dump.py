@@ -1,0 +1,356 @@
+# Copyright: the sre.runbooks contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Makes a backup: one snapshot, a parallel dump in it, exact counts beside it, and a manifest at the end."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.archive import (
+    describe_files,
+    files_below,
+    read_contents,
+)
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import list_backups
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.counts import TableCounter, open_connections
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest, sync_folder, write_manifest
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.properties import Properties, read_properties
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.snapshot import (
+    COUNTED,
+    QUEUE_TIMEOUT_S,
+    HeldSnapshot,
+    Relation,
+    RetryError,
+    count_large_objects,
+    hold_snapshot,
+    list_relations,
+    read_newest_row,
+    read_roles,
+    read_sequences,
+)
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import (
+    DATA,
+    GLOBALS,
+    TargetFolder,
+    new_backup_id,
+    now,
+    remove_folder,
+)
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.client_tools import ClientTools, find_client_tools
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import (
+    Login,
+    connect,
+    connection_string,
+)
+from ansible_collections.sre.runbooks.plugins.module_utils.run import process
+from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.run.plan import Plan
+from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
+
+ATTEMPTS = 5
+# pg_dump's workers lock their tables again later, and fail when somebody waits for one; a single worker does not.
+ATTEMPTS_IN_PARALLEL = 2
+# A backup that grows beyond the last one by this is still expected.
+GROWTH = 1.25
+# What must stay free on the store for its file system's own needs and other writers.
+RESERVE_BYTES = 16 << 20
+GLOBALS_TIMEOUT_S = 600
+# What libpq and pg_dump say when a lock is not to be had.
+LOCK_WORDS = ("could not obtain lock", "lock timeout", "LOCK TABLE")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is backed up, and how.
+
+    Args:
+        login: the role that dumps, on the server's maintenance database.
+        database: the database's name.
+        place: where its backups are.
+        jobs: parallel workers of pg_dump, and as many connections that count.
+        compression_level: gzip level, 0 to 9; 0 does not compress.
+        fingerprints: take fingerprints of the tables' contents.
+        credentials: let globals.sql carry the roles' password hashes.
+        newest_row_query: the inventory's query; None when it has none.
+        bin_directory: where the client programs are; None looks in the usual places.
+        timeout_s: seconds until pg_dump is ended.
+    """
+
+    login: Login
+    database: str
+    place: TargetFolder
+    jobs: int
+    compression_level: int
+    fingerprints: bool
+    credentials: bool
+    newest_row_query: str | None
+    bin_directory: str | None
+    timeout_s: float
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What was found before anything is changed."""
+
+    properties: Properties
+    server_version: str
+    client_version: str
+    system_identifier: str
+    tools: ClientTools
+    tables: int
+    estimated_bytes: int
+    free_bytes: int
+    leftovers: tuple[str, ...]
+
+
+def estimate_bytes(size_bytes: int, last: Manifest | None) -> int:
+    """How large a backup may become: as dense as the last one and a quarter more, at first as large as the database."""
+    if last is None or not last.database.size_bytes:
+        return size_bytes
+    return round(size_bytes * last.total_bytes / last.database.size_bytes * GROWTH)
+
+
+def human(size: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def observe(request: Request) -> Observed:
+    """Look at the database, the client programs and the store; change nothing.
+
+    Raises:
+        RunbookError: the server, the database, the programs or the store is not there.
+    """
+    request.place.require_store()
+    with connect(request.login.at(request.database), "backup") as connection:
+        properties = read_properties(connection)
+        version = connection.info.server_version
+        identifier = connection.execute("SELECT system_identifier::text AS id FROM pg_control_system()").fetchone()
+        server_version = connection.execute("SHOW server_version").fetchone()["server_version"]
+        tables = len(list_relations(connection))
+    tools = find_client_tools(version // 10000, request.bin_directory)
+    printed = process.run([tools.path("pg_dump"), "--version"], timeout_s=10).stdout.split()
+    manifests = [backup.manifest for backup in list_backups(request.place) if backup.manifest]
+    return Observed(
+        properties, server_version, printed[2], identifier["id"], tools, tables,
+        estimate_bytes(properties.size_bytes, manifests[-1] if manifests else None), request.place.free_bytes(),
+        tuple(folder.name for folder in request.place.leftovers()),
+    )
+
+
+def plan_of(request: Request, observed: Observed) -> Plan:
+    """The steps of a backup.
+
+    Raises:
+        RunbookError: the store has too little room.
+    """
+    if observed.free_bytes < observed.estimated_bytes + RESERVE_BYTES:
+        raise RunbookError(
+            f"The store {request.place.store_path} has {human(observed.free_bytes)} free, and a backup of"
+            f" {request.database} may need {human(observed.estimated_bytes)}.",
+            "Make room there (playbook sre.runbooks.backup_catalog shows what is old), or name another backup_store.",
+            free_bytes=observed.free_bytes, estimated_bytes=observed.estimated_bytes,
+        )
+    plan = Plan()
+    for name in observed.leftovers:
+        plan.add("remove what a killed backup left", str(request.place.path / name), "partial", "absent", False)
+    plan.add(
+        "back up database", f"{request.place.path}/<backup_id>", "absent",
+        f"{observed.tables} tables, up to {human(observed.estimated_bytes)}"
+        f" of {human(observed.free_bytes)} free, with {request.jobs} jobs, {compression(request)}",
+    )
+    return plan
+
+
+def compression(request: Request) -> str:
+    """The compression as pg_dump and the manifest name it."""
+    return f"gzip:{request.compression_level}" if request.compression_level else "none"
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files below a folder that others may be writing to."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.stat(os.path.join(parent, name)).st_size
+            except FileNotFoundError:
+                continue
+    return total
+
+
+class BackupMaker:
+    """Carries out one backup under the target's lock, which the caller holds."""
+
+    def __init__(self, request: Request, observed: Observed, progress: Progress) -> None:
+        self._request, self._observed, self._progress = request, observed, progress
+        self._login = request.login.at(request.database)
+
+    def make(self) -> Manifest:
+        """Make the backup and give it its name.
+
+        Raises:
+            RunbookError: it could not be made; nothing is left that looks like a backup.
+        """
+        for name in self._request.place.remove_leftovers():
+            self._progress.say(f"removed {name}, which a killed backup left")
+        backup_id = new_backup_id(datetime.now(UTC))
+        folder = self._request.place.partial(backup_id)
+        try:
+            manifest = self._attempts(backup_id, folder)
+            write_manifest(folder, manifest)
+            self._request.place.publish(backup_id)
+        except OSError as error:
+            remove_folder(folder)
+            if error.errno != errno.ENOSPC:
+                raise RunbookError(
+                    f"The store {self._request.place.store_path} cannot be written: {error}.", "Look at its disk."
+                ) from error
+            raise self._full(0) from error
+        except BaseException:
+            remove_folder(folder)
+            raise
+        return manifest
+
+    def _attempts(self, backup_id: str, folder: Path) -> Manifest:
+        for attempt in range(1, ATTEMPTS + 1):
+            folder.mkdir(mode=0o700)
+            try:
+                jobs = self._request.jobs if attempt <= ATTEMPTS_IN_PARALLEL else 1
+                return self._dump(backup_id, folder, jobs)
+            except RetryError as error:
+                reason = str(error)
+                self._progress.say(f"attempt {attempt} of {ATTEMPTS}: {reason}; beginning again")
+            remove_folder(folder)
+        raise RunbookError(
+            f"No snapshot of {self._request.database} could be dumped in {ATTEMPTS} attempts: {reason}.",
+            "Start it again when no migration, TRUNCATE or DDL is running on this database.",
+        )
+
+    def _dump(self, backup_id: str, folder: Path, jobs: int) -> Manifest:
+        started_at, request = now(), self._request
+        with hold_snapshot(self._login) as held:
+            connection = held.connection
+            properties = read_properties(connection)
+            sequences, large_objects = read_sequences(connection), count_large_objects(connection)
+            newest_row_at = read_newest_row(connection, request.newest_row_query) if request.newest_row_query else None
+            roles = read_roles(connection, properties)
+            # The session that holds the locks need not queue for them.
+            connections = open_connections(self._login, held.snapshot.id, jobs) if jobs > 1 else [connection]
+            counter = TableCounter(connections, held.relations, fingerprints=request.fingerprints)
+            try:
+                counter.start()
+                self._run_pg_dump(folder, held, counter, jobs)
+                self._wait(counter)
+                tables = counter.result()
+            finally:
+                counter.close()
+        self._globals(folder)
+        self._require_every_table(folder, held.relations)
+        self._progress.say("hashing the files")
+        files = describe_files(folder, files_below(folder), request.jobs)
+        sync_folder(folder / DATA)
+        return Manifest(
+            backup_id=backup_id, system=request.place.system, target=request.place.target, started_at=started_at,
+            ended_at=now(), server_version=self._observed.server_version,
+            client_version=self._observed.client_version, system_identifier=self._observed.system_identifier,
+            database=properties, snapshot=held.snapshot, newest_row_at=newest_row_at, tables=tables,
+            sequences=sequences, large_objects=large_objects, roles=roles, files=files,
+            total_bytes=sum(file.bytes for file in files), compression=compression(request), jobs=jobs,
+        )
+
+    def _run_pg_dump(self, folder: Path, held: HeldSnapshot, counter: TableCounter, jobs: int) -> None:
+        expected = sum(relation.kind in COUNTED for relation in held.relations)
+        describe = self._describe(folder / DATA, counter, expected)
+        self._progress.say(f"dumping {expected} tables in snapshot {held.snapshot.id}")
+
+        def watch() -> None:
+            counter.check()
+            self._progress.tick(describe)
+
+        argv = [
+            self._observed.tools.path("pg_dump"), "--format=directory", f"--file={folder / DATA}",
+            f"--jobs={jobs}", f"--snapshot={held.snapshot.id}",
+            f"--compress={compression(self._request)}", f"--lock-wait-timeout={QUEUE_TIMEOUT_S}s", "--no-password",
+            f"--dbname={connection_string(self._request.database)}",
+        ]
+        done = process.run(
+            argv, timeout_s=self._request.timeout_s, secrets=self._login.environment(), while_waiting=watch, check=False
+        )
+        if done.returncode == 0:
+            return
+        if "No space left on device" in done.stderr_tail:
+            raise self._full(size_of(folder))
+        if any(words in done.stderr_tail for words in LOCK_WORDS):
+            raise RetryError("another session wanted a table for itself")
+        raise RunbookError(
+            f"pg_dump of {self._request.database} ended with exit code {done.returncode}:"
+            f" {done.stderr_tail or 'it printed no error'}.",
+            "Nothing is left that looks like a backup; mend the cause and start it again.", returncode=done.returncode,
+        )
+
+    def _describe(self, data: Path, counter: TableCounter, expected: int) -> Callable[[], str]:
+        def describe() -> str:
+            return (
+                f"{human(size_of(data))} written of up to {human(self._observed.estimated_bytes)},"
+                f" {counter.done()} of {expected} tables counted"
+            )
+
+        return describe
+
+    def _wait(self, counter: TableCounter) -> None:
+        while not counter.finished():
+            self._progress.tick(lambda: f"the dump is written, {counter.done()} tables are counted")
+            counter.wait(0.2)
+
+    def _globals(self, folder: Path) -> None:
+        argv = [
+            self._observed.tools.path("pg_dumpall"), "--globals-only", "--no-password", f"--file={folder / GLOBALS}",
+            f"--dbname={connection_string(self._request.login.database)}",
+        ]
+        if not self._request.credentials:
+            argv.append("--no-role-passwords")
+        process.run(
+            argv, timeout_s=GLOBALS_TIMEOUT_S, secrets=self._request.login.environment(),
+            hint="database_admin must be allowed to read the roles, and the store must have room.",
+        )
+        (folder / GLOBALS).chmod(0o600)
+        with (folder / GLOBALS).open("rb") as stream:
+            os.fsync(stream.fileno())
+
+    def _require_every_table(self, folder: Path, relations: tuple[Relation, ...]) -> None:
+        """pg_dump can end with exit code 0 without a table that it took for somebody else's."""
+        entries = read_contents(self._observed.tools, folder / DATA)
+        with_data = {entry.oid for entry in entries if entry.kind == "TABLE DATA"}
+        defined = {entry.oid for entry in entries if entry.kind != "TABLE DATA"}
+        missing = [
+            f"{relation.schema}.{relation.name}"
+            for relation in relations
+            if relation.oid not in defined or (relation.kind in COUNTED and relation.oid not in with_data)
+        ]
+        if missing:
+            raise RunbookError(
+                f"pg_dump ended without an error, but its archive lacks {len(missing)} tables:"
+                f" {', '.join(missing[:5])}.",
+                "Nothing is left that looks like a backup; look at the version and the extensions of this server.",
+                tables=missing,
+            )
+
+    def _full(self, written: int) -> RunbookError:
+        free = self._request.place.free_bytes()
+        return RunbookError(
+            f"The store {self._request.place.store_path} became full while {self._request.database} was dumped:"
+            f" {human(written)} were written, up to {human(self._observed.estimated_bytes)} were expected,"
+            f" {human(self._observed.free_bytes)} were free at the start and {human(free)} now.",
+            "Make room there and start it again; nothing is left of this backup.",
+            written_bytes=written, estimated_bytes=self._observed.estimated_bytes,
+        )
