@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.counts import TableCounter
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.counts import TableCounter, open_connections
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest, Sequence, Table
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.properties import Extension, read_properties
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.snapshot import (
@@ -22,11 +23,8 @@ from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import P
 if TYPE_CHECKING:
     import psycopg
 
-try:
+with contextlib.suppress(ImportError):  # connect() tells the operator
     from psycopg import errors
-except ImportError:
-    # connect() tells the operator.
-    pass
 
 INCREMENTS = "SELECT schemaname, sequencename, increment_by, min_value, max_value FROM pg_sequences"
 SHOWN = 10
@@ -92,10 +90,11 @@ def count_tables(login: Login, jobs: int, progress: Progress, *, fingerprints: b
     """The exact number of rows of all tables of a database, now."""
     with connect(login, "compare") as connection:
         relations = list_relations(connection)
-    counter = TableCounter(login, relations, snapshot_id=None, fingerprints=fingerprints, jobs=jobs)
+    counter = TableCounter(open_connections(login, None, jobs), relations, fingerprints=fingerprints)
     try:
         with progress.during(lambda: f"counting rows: {counter.done()} of {len(relations)} tables"):
-            return counter.start().result()
+            counter.start()
+            return counter.result()
     finally:
         counter.close()
 
@@ -187,6 +186,6 @@ def ask_application(login: Login, query: str, timeout_s: float) -> str:
     if values[0] is not True:
         raise RunbookError(
             f"The application's own check of {login.database!r} is not true: it gave {values[0]}"
-            + (f" ({text})." if text else "."), hint,
+            + (f" ({text})." if text else "."), hint, answer=str(values[0]),
         )
     return text

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,11 +23,8 @@ from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import Run
 if TYPE_CHECKING:
     import psycopg
 
-try:
+with contextlib.suppress(ImportError):  # connect() tells the operator
     from psycopg import errors, sql
-except ImportError:
-    # connect() tells the operator.
-    pass
 
 # LOCALE_PROVIDER came with version 15.
 PROVIDER_MAJOR = 15
@@ -81,7 +79,7 @@ def create_database(
 
 def fill(
     login: Login, name: str, folder: Path, tools: ClientTools, *, jobs: int, timeout_s: float,
-    while_waiting: Callable[[], None] | None = None,
+    while_waiting: Callable[[], None] | None = None, tablespaces: bool = True,
 ) -> None:
     """Restore the backup's data into the new database, and stop at the first error.
 
@@ -93,6 +91,7 @@ def fill(
         jobs: parallel workers.
         timeout_s: seconds until pg_restore is ended.
         while_waiting: see process.run.
+        tablespaces: False puts everything into the database's own, where the server lacks those of the backup.
 
     Raises:
         RunbookError: pg_restore failed, with its last lines.
@@ -100,7 +99,7 @@ def fill(
     done = process.run(
         [
             tools.path("pg_restore"), "--exit-on-error", f"--jobs={jobs}", "--no-password",
-            f"--dbname={connection_string(name)}", str(folder / DATA),
+            *([] if tablespaces else ["--no-tablespaces"]), f"--dbname={connection_string(name)}", str(folder / DATA),
         ],
         timeout_s=timeout_s, secrets=login.environment(), while_waiting=while_waiting, check=False,
     )

@@ -17,7 +17,9 @@ PREFIX = "sre.runbooks: "
 RESTORING, PREPARED, CLOSED, EXCHANGED, OPENED, RETIRED, ABANDONED = (
     "restoring", "prepared", "closed", "exchanged", "opened", "retired", "abandoned",
 )
-STATES = (RESTORING, PREPARED, CLOSED, EXCHANGED, OPENED, RETIRED, ABANDONED)
+# A drill's database: filled, compared and dropped; see scratch.py.
+SCRATCH = "scratch"
+STATES = (RESTORING, PREPARED, CLOSED, EXCHANGED, OPENED, RETIRED, ABANDONED, SCRATCH)
 
 
 @dataclass(frozen=True)
