@@ -10,7 +10,8 @@ short_description: Measure the health of many targets in one call
 version_added: 0.1.0
 author: the sre.runbooks contributors (@sre-runbooks)
 description:
-  - Probes services, databases, caches and endpoints at once, each check with its own time-out, the whole with a deadline.
+  - Probes services, databases, caches and endpoints at once, each check with its own time-out, the whole with a
+    deadline.
   - Every observation becomes a check whose status is V(ok), V(warning), V(unknown) or V(critical), in that order of
     badness. Only a proof is V(ok). What did not answer in time, could not be read or could not be parsed is V(unknown).
   - It reads only. It never reports a change, and check mode probes as well.
@@ -46,7 +47,7 @@ options:
           name:
             description:
               - What the check is called; unique within its target. Without it the O(targets[].checks[].kind).
-              - What is observed beside the first answer is called C(name.measure), such as C(monitor.connections_percent).
+              - What is observed beside the first answer is called C(name.measure), as C(monitor.size_bytes).
             type: str
           timeout_seconds:
             description: Seconds that this check may take, in place of O(timeout_seconds).
@@ -119,7 +120,7 @@ options:
             type: bool
             default: false
           timestamp_maximum_age_seconds:
-            description: For V(http), the greatest age of C(timestamp) in either direction; one without time zone is UTC.
+            description: For V(http), how old, or far ahead, C(timestamp) may be; one without time zone is UTC.
             type: float
             default: 300
           host:
@@ -180,8 +181,8 @@ options:
                 type: path
           query:
             description:
-              - For V(postgresql), the owner's own check. One row; the first column is a boolean, the second, which may be
-                missing, a text for the message. Runs in a read-only transaction.
+              - For V(postgresql), the owner's own check. One row; the first column is a boolean, the second, which may
+                be missing, a text for the message. Runs in a read-only transaction.
             type: str
           measures:
             description:
@@ -232,9 +233,11 @@ options:
     description: Seconds between two of O(samples).
     type: float
     default: 2
+  progress_file:
+    description: Where to write what is still awaited; given by the action plugin of the same name.
+    type: path
 requirements:
   - psycopg >= 3.2 for checks of kind postgresql
-  - redis >= 5 for checks of kind redis
   - jmespath >= 1.0 for thresholds on fields of a body
 """
 
@@ -260,7 +263,7 @@ EXAMPLES = r"""
               user: orders_user
               password: "{{ lookup('ansible.builtin.file', secrets_directory ~ '/orders_user') }}"
               database: orders_db
-            query: select count(*) > 0, count(*) || ' orders today' from orders where created_at > now() - interval '1 day'
+            query: select count(*) > 0, count(*) || ' orders today' from orders where created_at > current_date
           - kind: postgresql
             name: monitor
             login:
@@ -330,13 +333,40 @@ summary:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.sre.runbooks.plugins.module_utils.health.arguments import argument_spec
+from ansible_collections.sre.runbooks.plugins.module_utils.health.kinds import PROBES
+from ansible_collections.sre.runbooks.plugins.module_utils.health.samples import SampleFile
+from ansible_collections.sre.runbooks.plugins.module_utils.health.summary import status_of, summary
+from ansible_collections.sre.runbooks.plugins.module_utils.health.sweep import Limits, Sweep, requests_from
+from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
+
+LIMITS = (
+    "timeout_seconds", "deadline_seconds", "concurrency", "body_limit_bytes", "samples", "samples_needed",
+    "samples_interval_seconds",
+)
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
-    module.fail_json(msg="The probes arrive with the next commit.")
+    options = module.params
+    wait = options["wait_for_second_sample"]
+    limits = Limits(
+        **{name: options[name] for name in LIMITS},
+        wait_for_second_sample=not options["samples_file"] if wait is None else wait,
+    )
+    try:
+        sweep = Sweep(PROBES, limits, Progress(options["progress_file"]))
+        outcome = sweep.measure(
+            requests_from(options["targets"], limits), SampleFile(options["samples_file"]), keep=not module.check_mode
+        )
+    except RunbookError as error:
+        module.fail_json(msg=str(error), error=error.context)
+    checks = [check.as_dict() for check in outcome.checks]
+    module.exit_json(
+        changed=False, status=status_of(checks), checks=checks, not_measured=outcome.not_measured,
+        summary=summary(checks, outcome.not_measured),
+    )
 
 
 if __name__ == "__main__":

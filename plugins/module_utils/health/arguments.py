@@ -80,4 +80,5 @@ def argument_spec() -> dict[str, Any]:
         "samples": {"type": "int", "default": 1},
         "samples_needed": {"type": "int", "default": 1},
         "samples_interval_seconds": {"type": "float", "default": 2},
+        "progress_file": {"type": "path"},
     }

@@ -1,0 +1,250 @@
+# Copyright: the sre.runbooks contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Probes of kind postgresql: as the application, and as the monitor.
+
+One connection for each check; every statement is read-only and has a time-out on the server as well.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.sre.runbooks.plugins.module_utils.health import postgresql_queries as queries
+from ansible_collections.sre.runbooks.plugins.module_utils.health.check import Check, judged
+from ansible_collections.sre.runbooks.plugins.module_utils.health.measures import (
+    MEASURES,
+    threshold_for,
+    wanted_measures,
+)
+from ansible_collections.sre.runbooks.plugins.module_utils.health.postgresql_findings import (
+    Finding,
+    read_blocked,
+    read_connections,
+    read_dead_tuples,
+    read_idle_in_transaction,
+    read_invalid_indexes,
+    read_replication,
+    read_size,
+    read_slow_statements,
+    read_transactions,
+    read_wraparound,
+)
+from ansible_collections.sre.runbooks.plugins.module_utils.health.probe import (
+    Answer,
+    Deadline,
+    ProbeError,
+    Request,
+    open_socket,
+)
+from ansible_collections.sre.runbooks.plugins.module_utils.health.shapes import quoted
+from ansible_collections.sre.runbooks.plugins.module_utils.health.timestamps import spoken
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login, connect
+from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+
+Rows = list[dict[str, Any]]
+# The server says these in English unless its lc_messages says otherwise; then the check is unknown instead of critical.
+EXHAUSTED = ("too many clients", "remaining connection slots", "too many connections")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a measure is taken: the statement, who turns its rows into a finding, and whether pg_monitor is needed."""
+
+    statement: str
+    read: Callable[[Rows], Finding]
+    privileged: bool = False
+
+
+READINGS = {
+    "connections_percent": Reading(queries.CONNECTIONS, read_connections, privileged=True),
+    "longest_transaction_seconds": Reading(queries.TRANSACTIONS, read_transactions, privileged=True),
+    "idle_in_transaction_seconds": Reading(queries.IDLE_IN_TRANSACTION, read_idle_in_transaction, privileged=True),
+    "blocked_sessions": Reading(queries.BLOCKED, read_blocked, privileged=True),
+    "replication_lag_seconds": Reading(queries.REPLICATION, read_replication, privileged=True),
+    "wraparound_percent": Reading(queries.WRAPAROUND, read_wraparound),
+    "invalid_indexes": Reading(queries.INVALID_INDEXES, read_invalid_indexes),
+    "dead_tuples_percent": Reading(queries.DEAD_TUPLES, read_dead_tuples),
+    "size_bytes": Reading(queries.SIZE, read_size),
+}
+
+
+def probe_postgresql(request: Request) -> Answer:
+    """Connect, run the owner's own query, take the measures.
+
+    Raises:
+        ProbeError: no connection. Critical when the application is refused or nothing listens; the monitor's own
+            login being refused says nothing about the database, so that is unknown.
+    """
+    deadline = Deadline(request.timeout_s)
+    login = Login.from_arguments(request.check["login"])
+    started = time.monotonic()
+    answer = Answer()
+    with _open(login, request, deadline) as connection:
+        took = (time.monotonic() - started) * 1000
+        version = connection.info.parameter_status("server_version")
+        answer.checks.append(Check(
+            request.check["name"], request.target, "postgresql", "ok",
+            f"PostgreSQL {version} takes {login.user} into {quoted(login.database)} ({took:.0f} ms).",
+            value=round(took, 1), unit="ms",
+        ))
+        session = Session(connection, deadline)
+        if request.check["query"]:
+            answer.checks.append(_own_query(session, request))
+        _take_measures(session, request, login, answer)
+    return answer
+
+
+class Session:
+    """An open connection whose statements cannot write and cannot outlast the probe."""
+
+    def __init__(self, connection: Any, deadline: Deadline) -> None:
+        self._connection = connection
+        self._deadline = deadline
+        connection.execute("set default_transaction_read_only = on")
+
+    def rows(self, statement: str) -> Rows:
+        """The rows of one statement."""
+        milliseconds = max(1, int(self._deadline.left() * 1000))
+        self._connection.execute(f"set statement_timeout = {milliseconds}")
+        return self._connection.execute(statement).fetchall()
+
+    @property
+    def major(self) -> int:
+        """The server's major version."""
+        return self._connection.info.server_version // 10000
+
+
+def _open(login: Login, request: Request, deadline: Deadline) -> Any:
+    # libpq looks names up without a time-out and holds Python still meanwhile, so the name is looked up here first.
+    try:
+        if not login.host.startswith("/"):
+            socket.getaddrinfo(login.host, login.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise ProbeError(f"The name {login.host} has no address ({error}).") from error
+    try:
+        return connect(login, "health", timeout_s=deadline.left())
+    except RunbookError as error:
+        if deadline.over:
+            raise ProbeError(
+                f"{login.host}:{login.port} gave no answer to {login.user} within {spoken(deadline.seconds)}."
+            ) from error
+        raise ProbeError(error.message, _status_of_refusal(error, login, request, deadline)) from error
+
+
+def _status_of_refusal(error: RunbookError, login: Login, request: Request, deadline: Deadline) -> str:
+    if any(words in error.message for words in EXHAUSTED) or not request.check["measures"]:
+        return "critical"
+    if login.host.startswith("/"):
+        return "unknown"
+    try:
+        open_socket(login.host, login.port, deadline).close()
+    except ProbeError as closed:
+        return closed.status
+    return "unknown"
+
+
+def _own_query(session: Session, request: Request) -> Check:
+    import psycopg
+
+    name = f"{request.check['name']}.query"
+    try:
+        rows = session.rows(request.check["query"])
+    except psycopg.Error as error:
+        return Check(name, request.target, "postgresql", "unknown",
+                     f"The application's own query failed: {quoted(_first_line(error))}.")
+    if not rows:
+        return Check(name, request.target, "postgresql", "unknown", "The application's own query returned no row.")
+    columns = list(rows[0].values())
+    passed = columns[0] if columns else None
+    says = f": {quoted(columns[1])}" if len(columns) > 1 and columns[1] is not None else ""
+    if not isinstance(passed, bool):
+        return Check(name, request.target, "postgresql", "unknown",
+                     f"The first column of the application's own query is {quoted(passed)}, not a boolean{says}.")
+    word = "passed" if passed else "did not pass"
+    return Check(name, request.target, "postgresql", "ok" if passed else "critical",
+                 f"The application's own query {word}{says}.", value=passed)
+
+
+def _take_measures(session: Session, request: Request, login: Login, answer: Answer) -> None:
+    wanted = wanted_measures("postgresql", request.check["measures"])
+    if not wanted:
+        return
+    import psycopg
+
+    explicit = set(request.check["measures"])
+    privileged = session.rows(queries.PRIVILEGED)[0]["privileged"]
+    for measure in wanted:
+        name = f"{request.check['name']}.{measure}"
+        try:
+            if measure == "cache_hit_percent":
+                _count(session, measure, answer)
+                continue
+            if measure == "slow_statements":
+                finding = _slow_statements(session, login, privileged)
+            elif READINGS[measure].privileged and not privileged:
+                raise ProbeError(_missing_privilege(login))
+            else:
+                finding = READINGS[measure].read(session.rows(READINGS[measure].statement))
+        except (psycopg.Error, ProbeError) as error:
+            message = error.message if isinstance(error, ProbeError) else f"It failed: {quoted(_first_line(error))}."
+            answer.checks.append(Check(name, request.target, "postgresql", "unknown", message))
+            continue
+        if finding.value is None:
+            _not_applicable(finding, measure, measure in explicit, request, answer)
+            continue
+        answer.checks.append(judged(
+            name, request.target, "postgresql", finding.value, MEASURES["postgresql"][measure].unit,
+            threshold_for("postgresql", measure, request.check["thresholds"]), finding.message, **finding.evidence,
+        ))
+
+
+def _not_applicable(finding: Finding, measure: str, explicit: bool, request: Request, answer: Answer) -> None:
+    if explicit:
+        name = f"{request.check['name']}.{measure}"
+        answer.checks.append(Check(name, request.target, "postgresql", "unknown", finding.message))
+    else:
+        answer.not_measured.append(f"{request.label}.{measure}: {finding.message}")
+
+
+def _count(session: Session, measure: str, answer: Answer) -> None:
+    row = session.rows(queries.CACHE)[0]
+    answer.counters[measure] = {"hits": int(row["hits"]), "reads": int(row["reads"])}
+    answer.identity = row["identity"]
+
+
+def _missing_privilege(login: Login) -> str:
+    return (f"{login.user} is no member of pg_monitor, so what other sessions do is hidden from it. "
+            f'Run there: GRANT pg_monitor TO "{login.user}";')
+
+
+def _slow_statements(session: Session, login: Login, privileged: bool) -> Finding:
+    if not privileged:
+        raise ProbeError(_missing_privilege(login))
+    for database in [login.database, *_other_databases(session, login)]:
+        if database == login.database:
+            found = _statements_in(session, login.database)
+        else:
+            with connect(login.at(database), "health", timeout_s=session._deadline.left()) as connection:
+                found = _statements_in(Session(connection, session._deadline), login.database)
+        if found is not None:
+            return read_slow_statements(found, database)
+    return Finding(None, "pg_stat_statements is in none of the databases that the monitor may enter.")
+
+
+def _other_databases(session: Session, login: Login) -> list[str]:
+    return [row["name"] for row in session.rows(queries.DATABASES) if row["name"] != login.database]
+
+
+def _statements_in(session: Session, database: str) -> Rows | None:
+    extension: Mapping[str, Any] | None = next(iter(session.rows(queries.STATEMENTS_EXTENSION)), None)
+    if extension is None:
+        return None
+    return session.rows(queries.statements(extension, database))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__

@@ -1,0 +1,166 @@
+# Copyright: the sre.runbooks contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Rates and ratios: two samples of a counter, at least 10 seconds apart (A19 ⚠: a counter is no rate)."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.sre.runbooks.plugins.module_utils.health.check import Check, judged
+from ansible_collections.sre.runbooks.plugins.module_utils.health.measures import MEASURES, threshold_for
+from ansible_collections.sre.runbooks.plugins.module_utils.health.probe import Request
+from ansible_collections.sre.runbooks.plugins.module_utils.health.timestamps import spoken
+from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+
+APART_S = 10.0
+# A daily sweep still finds yesterday's sample; what is older says nothing about today.
+LASTING_S = 26 * 3600.0
+# A ratio of fewer events than this is chance.
+LEAST_EVENTS = 20
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The counters of one check at one moment.
+
+    Args:
+        at: seconds since 1970.
+        identity: changes when the counters start anew.
+        counters: for each measure, its counters.
+    """
+
+    at: float
+    identity: str
+    counters: Mapping[str, Mapping[str, float]]
+
+    def follows(self, earlier: Sample | None) -> bool:
+        """Whether a rate can be made of an earlier sample and this one."""
+        return (earlier is not None and self.identity == earlier.identity
+                and APART_S <= self.at - earlier.at <= LASTING_S)
+
+    def replaces(self, kept: Sample | None) -> bool:
+        """Whether to keep this sample instead; a young one stays, or sweeps in quick succession never had two."""
+        return kept is None or self.identity != kept.identity or not 0 <= self.at - kept.at < APART_S
+
+
+class SampleFile:
+    """Keeps the last sample of each check in one JSON file, replaced as a whole.
+
+    Args:
+        path: the file; its folder is made when it is missing. None keeps nothing.
+    """
+
+    def __init__(self, path: str | None) -> None:
+        self._path = Path(path) if path else None
+
+    def load(self) -> dict[str, Sample]:
+        """The kept samples by label; none when the file is missing or is not ours, since a sample is only a start.
+
+        Raises:
+            RunbookError: the file is there and cannot be read.
+        """
+        if self._path is None:
+            return {}
+        try:
+            kept = json.loads(self._path.read_text(encoding="utf-8"))
+            return {
+                str(label): Sample(float(entry["at"]), str(entry["identity"]), dict(entry["counters"]))
+                for label, entry in kept.items()
+            }
+        except FileNotFoundError:
+            return {}
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            return {}
+        except OSError as error:
+            raise _unusable(self._path, error) from error
+
+    def keep(self, samples: Mapping[str, Sample]) -> None:
+        """Put these samples over the kept ones, leaving those of other targets; two sweeps at once lose none.
+
+        Raises:
+            RunbookError: the file cannot be written.
+        """
+        if self._path is None or not samples:
+            return
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with (self._path.parent / f".{self._path.name}.lock").open("a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                merged = {**self.load(), **samples}
+                self._replace({
+                    label: {"at": sample.at, "identity": sample.identity, "counters": sample.counters}
+                    for label, sample in merged.items()
+                })
+        except OSError as error:
+            raise _unusable(self._path, error) from error
+
+    def _replace(self, content: Any) -> None:
+        assert self._path is not None  # noqa: S101
+        handle, name = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                json.dump(content, stream)
+            os.replace(name, self._path)
+        except BaseException:
+            os.unlink(name)
+            raise
+
+
+def _unusable(path: Path, error: OSError) -> RunbookError:
+    return RunbookError(
+        f"The samples file {path} cannot be used: {error.strerror or error}.",
+        "Give samples_file a place that this user can write, or leave it out.", path=str(path),
+    )
+
+
+def _why_no_rate(before: Sample | None, now: Sample) -> str:
+    if before is None:
+        return f"not measured yet, it needs a second sample at least {APART_S:.0f} s after the first."
+    if now.identity != before.identity:
+        return "not measured yet, its counters started anew since the last sample (a restart or a reset)."
+    if now.at - before.at > LASTING_S:
+        return f"not measured yet, the last sample is {spoken(now.at - before.at)} old."
+    return (f"not measured yet, the last sample is {max(0.0, now.at - before.at):.0f} s old, "
+            f"and two must be {APART_S:.0f} s apart.")
+
+
+def rate_check(measure: str, before: Sample | None, now: Sample, request: Request) -> Check | str:
+    """The check of one rate, or the reason why there is none.
+
+    Args:
+        measure: a measure whose `rate` is true.
+        before: the earlier sample.
+        now: the later sample.
+        request: the check that took them.
+    """
+    if before is None or not now.follows(before):
+        return _why_no_rate(before, now)
+    seconds = now.at - before.at
+    first, last = before.counters.get(measure), now.counters[measure]
+    if first is None:
+        return _why_no_rate(None, now)
+    if any(last[key] < first.get(key, 0) for key in last):
+        return "not measured yet, its counters started anew since the last sample."
+    delta = {key: last[key] - first.get(key, 0) for key in last}
+    window = f"in the last {spoken(seconds)}"
+    if "count" in delta:
+        value = delta["count"] / seconds
+        message = f"{delta['count']:,.0f} {window}."
+    else:
+        events = delta["hits"] + delta["reads"]
+        if events < LEAST_EVENTS:
+            return f"not measured, {events:.0f} reads {window} are too few for a ratio."
+        value = 100 * delta["hits"] / events
+        message = f"{delta['hits']:,.0f} of {events:,.0f} reads {window} came from memory."
+    return judged(
+        f"{request.check['name']}.{measure}", request.target, request.kind, value,
+        MEASURES[request.kind][measure].unit, threshold_for(request.kind, measure, request.check["thresholds"]),
+        message, window_seconds=round(seconds, 1), **delta,
+    )

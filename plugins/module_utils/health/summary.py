@@ -1,0 +1,145 @@
+# Copyright: the sre.runbooks contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What a person reads: the summary, the table, the difference of two sweeps. Pure, on plain dictionaries."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ansible_collections.sre.runbooks.plugins.module_utils.health.check import STATUSES, rank, worst
+from ansible_collections.sre.runbooks.plugins.module_utils.health.timestamps import spoken
+
+Checks = Sequence[Mapping[str, Any]]
+
+COLOURS = {"ok": "32", "warning": "33", "unknown": "35", "critical": "31"}
+HEADINGS = ("status", "target", "check", "value", "message")
+
+
+def in_order(checks: Checks) -> list[Mapping[str, Any]]:
+    """Problems first, the worst at the top; within a status by target."""
+    return sorted(checks, key=lambda check: (-rank(check["status"]), check["target"], check["name"]))
+
+
+def status_of(checks: Checks) -> str:
+    """The worst status of the checks; unknown when there is none."""
+    return worst(check["status"] for check in checks)
+
+
+def counts(checks: Checks) -> str:
+    """How many of each status, the worst first: `2 critical, 1 warning, 40 ok`."""
+    found = Counter(check["status"] for check in checks)
+    return ", ".join(f"{found[status]} {status}" for status in reversed(STATUSES) if found[status])
+
+
+def value_text(check: Mapping[str, Any]) -> str:
+    """A check's value with its unit, as short as a table wants it."""
+    value, unit = check.get("value"), check.get("unit") or ""
+    if value is None:
+        return "-"
+    if unit == "bytes":
+        return bytes_text(float(value))
+    if unit == "percent":
+        return f"{value:.1f} %"
+    if unit == "s" and isinstance(value, int | float) and value >= 120:
+        return spoken(float(value))
+    if isinstance(value, float):
+        value = f"{value:.3f}".rstrip("0").rstrip(".") if value < 10 else f"{value:,.0f}"
+    return f"{value} {unit}".strip()
+
+
+def bytes_text(count: float) -> str:
+    """A size in the unit that keeps it readable."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def threshold_text(check: Mapping[str, Any]) -> str:
+    """The threshold that a value crossed, as in `more than 80 %`; empty when none was."""
+    limit = check.get(check["status"]) if check["status"] in ("warning", "critical") else None
+    value = check.get("value")
+    if limit is None or isinstance(value, str | bool) or value is None:
+        return ""
+    return f"{'more' if value > limit else 'less'} than {value_text({**check, 'value': limit})}"
+
+
+def offender_text(check: Mapping[str, Any]) -> str:
+    """One line on a check that is not ok: status, target, name, value, threshold, message."""
+    crossed = threshold_text(check)
+    value = f"{value_text(check)}, {crossed}. " if crossed else ""
+    return f"{check['status']:8}  {check['target']} {check['name']}: {value}{check['message']}"
+
+
+def summary(checks: Checks, not_measured: Iterable[str] = ()) -> list[str]:
+    """One line on the whole, one for each check that is not ok, one for each thing not measured yet."""
+    if not checks:
+        return ["Nothing was checked, so nothing is known to be well.", *not_measured]
+    problems = [check for check in in_order(checks) if check["status"] != "ok"]
+    targets = len({check["target"] for check in checks})
+    whole = f"{len(checks)} checks of {targets} {'target' if targets == 1 else 'targets'}: {counts(checks)}."
+    return [whole, *map(offender_text, problems), *not_measured]
+
+
+def table(checks: Checks, width: int = 120, colour: bool = False) -> str:
+    """All checks as a table for a terminal, problems first.
+
+    Args:
+        checks: what to show.
+        width: columns of the terminal; the message is cut to it. 0 cuts nothing.
+        colour: whether the terminal shows colours.
+    """
+    rows = [
+        (check["status"], check["target"], check["name"], value_text(check),
+         ". ".join(filter(None, [threshold_text(check), check["message"]])))
+        for check in in_order(checks)
+    ]
+    widths = [max(len(row[column]) for row in [HEADINGS, *rows]) for column in range(4)]
+    room = max(20, width - sum(widths) - 8) if width else 0
+    lines = [_line(HEADINGS, widths, room)]
+    for row in rows:
+        line = _line(row, widths, room)
+        lines.append(f"\x1b[{COLOURS.get(row[0], '0')}m{line}\x1b[0m" if colour else line)
+    return "\n".join(lines)
+
+
+def _line(row: Sequence[str], widths: Sequence[int], room: int) -> str:
+    message = row[4] if not room or len(row[4]) <= room else row[4][: room - 1] + "…"
+    return "  ".join([*(text.ljust(size) for text, size in zip(row[:4], widths, strict=True)), message]).rstrip()
+
+
+def difference(before: Checks, after: Checks) -> dict[str, Any]:
+    """What changed between two sweeps.
+
+    Returns:
+        `worse`, `better`, `gone`, `new` (lists of `{target, name, before, after, message}`), `unchanged` (a number),
+        and `status`, the worst status of what is worse, new and not ok, or gone; `ok` when nothing is.
+        A check that is gone is not known to be well any more, so it counts as unknown.
+    """
+    old = {(check["target"], check["name"]): check for check in before}
+    new = {(check["target"], check["name"]): check for check in after}
+    changes: dict[str, list[dict[str, Any]]] = {"worse": [], "better": [], "gone": [], "new": []}
+    unchanged = 0
+    for key in sorted(old.keys() | new.keys()):
+        was, now = old.get(key), new.get(key)
+        if was and now and was["status"] == now["status"]:
+            unchanged += 1
+        elif was and now:
+            kind = "worse" if rank(now["status"]) > rank(was["status"]) else "better"
+            changes[kind].append(_change(key, was, now))
+        else:
+            changes["gone" if was else "new"].append(_change(key, was, now))
+    bad = [change["after"] or "unknown" for kind in ("worse", "gone", "new") for change in changes[kind]]
+    return {**changes, "unchanged": unchanged, "status": worst(bad) if bad else "ok"}
+
+
+def _change(
+    key: tuple[str, str], was: Mapping[str, Any] | None, now: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    return {
+        "target": key[0], "name": key[1], "before": was["status"] if was else None,
+        "after": now["status"] if now else None, "message": now["message"] if now else "It was not measured again.",
+    }
