@@ -88,17 +88,6 @@ class TableCounter:
         if self._errors:
             raise self._errors[0]
 
-    def finished(self) -> bool:
-        """True when no thread counts any more."""
-        return not any(thread.is_alive() for thread in self._threads)
-
-    def wait(self, seconds: float) -> None:
-        """Wait for one thread, at most so long."""
-        for thread in self._threads:
-            if thread.is_alive():
-                thread.join(seconds)
-                return
-
     def result(self) -> list[Table]:
         """All tables in the order they were given, once all are counted."""
         for thread in self._threads:

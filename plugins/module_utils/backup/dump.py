@@ -194,6 +194,7 @@ class BackupMaker:
     def __init__(self, request: Request, observed: Observed, progress: Progress) -> None:
         self._request, self._observed, self._progress = request, observed, progress
         self._login = request.login.at(request.database)
+        self._activity: Callable[[], str] = lambda: f"locking the tables of {request.database}"
 
     def make(self) -> Manifest:
         """Make the backup and give it its name.
@@ -206,7 +207,8 @@ class BackupMaker:
         backup_id = new_backup_id(datetime.now(UTC))
         folder = self._request.place.partial(backup_id)
         try:
-            manifest = self._attempts(backup_id, folder)
+            with self._progress.during(lambda: self._activity()):
+                manifest = self._attempts(backup_id, folder)
             write_manifest(folder, manifest)
             self._request.place.publish(backup_id)
         except OSError as error:
@@ -250,13 +252,13 @@ class BackupMaker:
             try:
                 counter.start()
                 self._run_pg_dump(folder, held, counter, jobs)
-                self._wait(counter)
                 tables = counter.result()
             finally:
                 counter.close()
         self._globals(folder)
         self._require_every_table(folder, held.relations)
-        self._progress.say("hashing the files")
+        self._activity = lambda: f"hashing {human(size_of(folder))}"
+        self._progress.say(self._activity())
         files = describe_files(folder, files_below(folder), request.jobs)
         sync_folder(folder / DATA)
         return Manifest(
@@ -270,12 +272,11 @@ class BackupMaker:
 
     def _run_pg_dump(self, folder: Path, held: HeldSnapshot, counter: TableCounter, jobs: int) -> None:
         expected = sum(relation.kind in COUNTED for relation in held.relations)
-        describe = self._describe(folder / DATA, counter, expected)
+        self._activity = lambda: (
+            f"{human(size_of(folder / DATA))} written of up to {human(self._observed.estimated_bytes)},"
+            f" {counter.done()} of {len(held.relations)} tables counted"
+        )
         self._progress.say(f"dumping {expected} tables in snapshot {held.snapshot.id}")
-
-        def watch() -> None:
-            counter.check()
-            self._progress.tick(describe)
 
         argv = [
             self._observed.tools.path("pg_dump"), "--format=directory", f"--file={folder / DATA}",
@@ -284,7 +285,8 @@ class BackupMaker:
             f"--dbname={connection_string(self._request.database)}",
         ]
         done = process.run(
-            argv, timeout_s=self._request.timeout_s, secrets=self._login.environment(), while_waiting=watch, check=False
+            argv, timeout_s=self._request.timeout_s, secrets=self._login.environment(), while_waiting=counter.check,
+            check=False,
         )
         if done.returncode == 0:
             return
@@ -297,20 +299,6 @@ class BackupMaker:
             f" {done.stderr_tail or 'it printed no error'}.",
             "Nothing is left that looks like a backup; mend the cause and start it again.", returncode=done.returncode,
         )
-
-    def _describe(self, data: Path, counter: TableCounter, expected: int) -> Callable[[], str]:
-        def describe() -> str:
-            return (
-                f"{human(size_of(data))} written of up to {human(self._observed.estimated_bytes)},"
-                f" {counter.done()} of {expected} tables counted"
-            )
-
-        return describe
-
-    def _wait(self, counter: TableCounter) -> None:
-        while not counter.finished():
-            self._progress.tick(lambda: f"the dump is written, {counter.done()} tables are counted")
-            counter.wait(0.2)
 
     def _globals(self, folder: Path) -> None:
         argv = [

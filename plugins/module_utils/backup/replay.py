@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,8 @@ from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection
 if TYPE_CHECKING:
     import psycopg
 
-try:
+with contextlib.suppress(ImportError):  # connect() tells the operator
     from psycopg import sql
-except ImportError:
-    # connect() tells the operator.
-    pass
 
 # Settings that are lists of names: the server keeps them quoted, and one literal would make one name of all
 # (the same list as pg_dump's variable_is_guc_list_quote).

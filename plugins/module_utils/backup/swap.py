@@ -27,12 +27,9 @@ from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
 
-try:
+with contextlib.suppress(ImportError):  # connect() tells the operator
     import psycopg
     from psycopg import sql
-except ImportError:
-    # connect() tells the operator.
-    pass
 
 UNTOUCHED = "untouched"
 RESTORING_SUFFIX = re.compile(r"__restoring_(\d{8}T\d{6}Z-[0-9a-f]{4})$")
@@ -113,8 +110,8 @@ class Position:
     @property
     def undoing(self) -> bool:
         """Whether the unfinished swap is one back to a retired database."""
-        if self.state == markers.CLOSED:
-            return self.prepared() is None
+        if self.live and self.live.marker and self.state == markers.CLOSED:
+            return not self.live.marker.backup
         partner = self.partner
         return partner is not None and partner.marker is not None and partner.marker.state == markers.ABANDONED
 
@@ -261,7 +258,10 @@ class Swap:
         self.connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(identifier(name)))
 
     def close(self, backup: str, copy: Database | None) -> None:
-        """Forbid new connections to the live database, and to the copy, with the marker, in one transaction."""
+        """Forbid new connections to the live database, and to the copy, with the marker, in one transaction.
+
+        On the way back to a retired database `backup` is empty: that tells the two ways apart.
+        """
         live = self._live()
         with self.connection.transaction():
             self.alter(live.name, allows=False)
@@ -297,8 +297,8 @@ class Swap:
                 raise RunbookError(
                     f"{_sessions(left)} of the database {self.database!r} did not end within "
                     f"{self.session_timeout_s:.0f} s, so nothing was exchanged.",
-                    f"See on the server with `ps -o pid,stat,args -p {left[0]['pid']}` whether the process is stopped (state "
-                    f"T; `kill -CONT {left[0]['pid']}` lets it end), then run the same command again.",
+                    f"See on the server with `ps -o pid,stat,args -p {left[0]['pid']}` whether it is stopped (state T; "
+                    f"`kill -CONT {left[0]['pid']}` lets it end), then run the same command again.",
                     sessions=[{name: row[name] for name in ("pid", "user", "application")} for row in left],
                 )
             self.progress.tick(lambda left=left: f"waiting for {_sessions(left)} to end")
@@ -404,7 +404,7 @@ class Swap:
             )
         try:
             if position.state != markers.CLOSED:
-                self.close(self._marker(old).backup, None)
+                self.close("", None)
             sessions = self.end_sessions([position.live, old])
             self.exchange(old, until, back=True)
         except BaseException:

@@ -1,0 +1,431 @@
+# Copyright: the sre.runbooks contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A database brought back from a backup: each state of the way, reached from wherever the markers say it stands."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from ansible_collections.sre.runbooks.plugins.module_utils.backup import content, load, preflight
+from ansible_collections.sre.runbooks.plugins.module_utils.backup import marker as markers
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import Backup, list_backups, pick
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.properties import Properties, read_properties
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.replay import changed_properties, replay
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetFolder
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.swap import (
+    UNTOUCHED,
+    Database,
+    Position,
+    Swap,
+    copy_name,
+)
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.client_tools import find_client_tools
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login, connect, identifier
+from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.run.plan import Plan
+from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
+
+with contextlib.suppress(ImportError):  # connect() tells the operator
+    from psycopg import errors, sql
+
+PREPARED, SWAPPED, DONE, UNDONE = "prepared", "swapped", "done", "undone"
+STATES = (PREPARED, SWAPPED, DONE, UNDONE)
+RESTORE = "sre.runbooks.database_restore"
+UNDO = "sre.runbooks.database_restore_undo"
+# From here on the live database has been touched.
+UNDER_WAY = (markers.CLOSED, markers.EXCHANGED, markers.OPENED)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is restored, and how; see the module's documentation for each."""
+
+    login: Login
+    database: str
+    run: str
+    place: TargetFolder
+    backup_id: str | None = None
+    before: datetime | None = None
+    least_rung: str | None = "restore"
+    application_check: str | None = None
+    newest_row_query: str | None = None
+    bin_directory: str | None = None
+    jobs: int = 2
+    retired: str | None = None
+    losses_agreed: bool = False
+    retained_s: float = 72 * 3600
+    session_timeout_s: float = 5.0
+    check_timeout_s: float = 60.0
+    timeout_s: float = 86400.0
+    lock_wait_s: float = 600.0
+
+
+@dataclass
+class Result:
+    """What a call found and did."""
+
+    plan: Plan = field(default_factory=Plan)
+    position: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the module."""
+        return {"plan": self.plan.as_list(), "position": self.position, **self.values}
+
+
+class Restore:
+    """Brings one database to one of STATES, or says in a plan what it would do.
+
+    Args:
+        request: what and how.
+        progress: where to report.
+        check: change nothing, and take no lock.
+    """
+
+    def __init__(self, request: Request, progress: Progress, *, check: bool) -> None:
+        self.request = request
+        self.progress = progress
+        self.check = check
+        self.swap = Swap(request.login, request.database, request.run, progress, request.session_timeout_s)
+        self.result = Result()
+
+    def reach(self, state: str) -> Result:
+        """Reach the state; each step is taken from what the markers say now.
+
+        Raises:
+            RunbookError: it cannot be reached; see each state's function for what is left.
+        """
+        reach = {PREPARED: self._prepare, SWAPPED: self._swap_in, DONE: self._finish, UNDONE: self._undo}[state]
+        try:
+            with contextlib.nullcontext() if self.check else self.swap.alone(self.request.lock_wait_s):
+                reach(self.swap.position())
+                self.result.position = self.swap.position().as_dict()
+        except errors.Error as error:
+            raise RunbookError(
+                f"PostgreSQL refused while {self.request.database!r} was brought to {state!r}: "
+                f"{' '.join(str(error).split())}.",
+                "Mend that, then run the same command again: it goes on from where this one ended.",
+            ) from error
+        return self.result
+
+    # prepared
+
+    def _prepare(self, position: Position) -> None:
+        """Restore a copy beside the live database and prove it; whatever fails, the copy is dropped again."""
+        request = self.request
+        if position.state in UNDER_WAY:
+            self._go_on(position)
+            return
+        backup = pick(
+            list_backups(request.place), backup_id=request.backup_id, before=request.before,
+            least_rung=request.least_rung,
+        )
+        manifest = _manifest(backup)
+        self.result.values["backup"] = {
+            "backup_id": backup.backup_id, "taken_at": manifest.snapshot.taken_at, "proven_rung": backup.proven_rung,
+            "newest_row_at": manifest.newest_row_at, "size_bytes": manifest.database.size_bytes,
+        }
+        properties = manifest.database
+        if position.live:
+            properties = read_properties(self.swap.connection, request.database)
+            with connect(request.login.at(request.database), "preflight") as live:
+                self.result.values["losses"] = preflight.losses(live, manifest, request.newest_row_query)
+        ready = position.prepared(backup.backup_id)
+        findings = self._preflight(manifest, properties, position, ready)
+        name = copy_name(request.database, backup.backup_id)
+        plan = self.result.plan
+        for copy in position.copies:
+            if copy != ready:
+                plan.add("drop what a run that ended left", copy.name, "unfinished copy", "absent", reversible=False)
+        if ready is None:
+            plan.add("restore the backup beside the live database", name, "absent", f"backup {backup.backup_id}")
+        if findings.problems:
+            raise RunbookError(
+                f"{request.database!r} cannot be restored from {backup.backup_id}: {' '.join(findings.problems)}",
+                "Nothing was changed; mend these and run the same command again.", problems=findings.problems,
+            )
+        self.result.values["notes"] = findings.notes + (
+            changed_properties(_own(properties), _own(manifest.database)) if position.live else []
+        )
+        if self.check:
+            return
+        for copy in position.copies:
+            if copy != ready:
+                self.swap.drop(copy.name)
+        if ready is None:
+            try:
+                self._fill(name, backup, manifest, _own(properties), position)
+            except BaseException:
+                self._drop_copy(name)
+                raise
+
+    def _preflight(
+        self, manifest: Manifest, properties: Properties, position: Position, ready: Database | None
+    ) -> preflight.Findings:
+        request = self.request
+        server = preflight.read_server(self.swap.connection, request.database)
+        free = preflight.free_bytes(self.swap.connection)
+        live_bytes = properties.size_bytes if position.live else None
+        findings = preflight.judge(
+            server, manifest, properties, request.database, request.login.user, live_bytes, free
+        )
+        if ready or position.copies:  # the copy takes its room already, or gives it back
+            findings = replace(findings, problems=[text for text in findings.problems if "of disk are" not in text])
+        try:
+            find_client_tools(server.major, request.bin_directory)
+        except RunbookError as error:
+            findings.problems.append(str(error))
+        self.result.values["needed_bytes"] = findings.needed_bytes
+        self.result.values["free_bytes"] = findings.free_bytes
+        return findings
+
+    def _fill(
+        self, name: str, backup: Backup, manifest: Manifest, properties: Properties, position: Position
+    ) -> None:
+        request, say = self.request, self.progress.say
+        login, connection = request.login.at(name), self.swap.connection
+        marker = markers.Marker(markers.RESTORING, request.run, request.database, backup.backup_id)
+        load.create_database(connection, name, manifest.database, properties.tablespace)
+        copy = Database(name, 0, None, marker, True, 0)
+        self.swap.mark(copy, marker)
+        say(f"restoring {backup.backup_id} into {name}")
+        tools = find_client_tools(connection.info.server_version // 10000, request.bin_directory)
+        load.fill(
+            login, name, backup.folder, tools, jobs=request.jobs, timeout_s=request.timeout_s,
+            while_waiting=lambda: self.progress.tick(lambda: self._filled(name, manifest)),
+        )
+        say("comparing every table with the manifest")
+        notes = content.compare(login, manifest, request.jobs, self.progress)
+        self.result.values["notes"] += notes
+        with connection.transaction():
+            replay(connection, name, properties)
+        with connect(login, "restore") as new:
+            if position.live:
+                with connect(request.login.at(request.database), "sequences") as live:
+                    self.result.values["sequences"] = content.advance_sequences(live, new)
+            say("collecting statistics (ANALYZE)")
+            with self.progress.during(lambda: "collecting statistics (ANALYZE)"):
+                new.execute("ANALYZE")
+        if request.application_check:
+            say("asking the application's own check")
+            with self.progress.during(lambda: "asking the application's own check"):
+                text = content.ask_application(login, request.application_check, request.check_timeout_s)
+            self.result.values["application_check"] = text
+        prepared = replace(copy, comment=properties.comment)
+        self.swap.mark(prepared, replace(marker, state=markers.PREPARED))
+
+    def _filled(self, name: str, manifest: Manifest) -> str:
+        row = self.swap.connection.execute("SELECT pg_database_size(%s) AS size", [name]).fetchone()
+        return f"{row['size'] / 1e6:.0f} MB of about {manifest.database.size_bytes / 1e6:.0f} MB restored"
+
+    def _drop_copy(self, name: str) -> None:
+        """Drop the copy after a failure; when that fails too, the first error matters, and the next run drops it."""
+        try:
+            self.swap.drop(name)
+        except errors.Error as error:
+            self.progress.say(f"{name} could not be dropped ({' '.join(str(error).split())}); the next run does it")
+
+    def _go_on(self, position: Position) -> None:
+        """An earlier run was stopped in the middle of the exchange: its backup is the one."""
+        if position.undoing:
+            raise RunbookError(
+                f"Going back to a retired database of {self.request.database!r} was begun and not ended.",
+                f"End that first: ansible-playbook {UNDO} with the same target.", position=position.as_dict(),
+            )
+        if self.request.backup_id and self.request.backup_id != position.backup:
+            raise RunbookError(
+                f"A restore of {self.request.database!r} from {position.backup} was begun and not ended "
+                f"(it stands at {position.state!r}).",
+                f"End it with -e backup={position.backup}, or go back with the playbook {UNDO}.",
+                position=position.as_dict(),
+            )
+        self.result.values["backup"] = {"backup_id": position.backup}
+        self.result.values["notes"] = [
+            f"An earlier run was stopped when it stood at {position.state!r}: this one goes on from there."
+        ]
+
+    # swapped
+
+    def _swap_in(self, position: Position) -> None:
+        """Exchange the prepared copy for the live database; whatever fails, the old one is live and open again."""
+        if position.state == markers.OPENED and not position.undoing:
+            return
+        if self.check and position.state in (UNTOUCHED, markers.RESTORING):
+            position = replace(position, copies=())
+        elif position.state not in (markers.PREPARED, markers.CLOSED, markers.EXCHANGED) or position.undoing:
+            raise RunbookError(
+                f"{self.request.database!r} stands at {position.state!r}, and there is nothing prepared to exchange.",
+                f"Run the playbook {RESTORE}, which prepares a copy first.", position=position.as_dict(),
+            )
+        plan, name = self.result.plan, self.request.database
+        if position.state != markers.EXCHANGED:
+            plan.add("forbid new connections and end all sessions", name, "open", "closed")
+            plan.add("exchange the names", name, "live", "retired; the restored one is live")
+        plan.add("let applications in", name, "kept out", "open")
+        if self.check:
+            return
+        if position.state == markers.PREPARED and position.live:
+            self._advance_again(position)
+        done = self.swap.swap_in(self._until(), self._limit(position), self._smoke)
+        self.result.values["exchange_seconds"] = done["seconds"]
+        self.result.values["sessions_ended"] = done["sessions"]
+        partner = self.swap.position().partner
+        self.result.values["retired"] = partner.name if partner else None
+
+    def _advance_again(self, position: Position) -> None:
+        """The live sequences went on while the copy was made; the writers are quiesced now."""
+        copy = position.prepared()
+        with connect(self.request.login.at(self.request.database), "sequences") as live, connect(
+            self.request.login.at(copy.name), "sequences"
+        ) as new:
+            self.result.values["sequences"] = content.advance_sequences(live, new)
+
+    def _limit(self, position: Position) -> int:
+        """The connection limit where no old database tells it: that of the manifest, when it can be read."""
+        if position.live and position.state != markers.EXCHANGED:
+            return position.live.connection_limit
+        backup = position.backup
+        found = [one for one in list_backups(self.request.place) if one.backup_id == backup and one.manifest]
+        return _manifest(found[0]).database.connection_limit if found else -1
+
+    def _smoke(self) -> None:
+        """The new live database answers under its name, is the restored one, and the application's check passes."""
+        login = self.request.login.at(self.request.database)
+        with connect(login, "smoke check") as connection:
+            connection.execute("SELECT count(*) FROM pg_class")
+        if self.request.application_check:
+            content.ask_application(login, self.request.application_check, self.request.check_timeout_s)
+
+    # done
+
+    def _finish(self, position: Position) -> None:
+        """Take the marker away from the live database."""
+        if position.state == UNTOUCHED:
+            return
+        if position.state != markers.OPENED:
+            raise RunbookError(
+                f"{self.request.database!r} stands at {position.state!r}, so nothing can be called done.",
+                f"Run the playbook {RESTORE} again: it goes on from there.", position=position.as_dict(),
+            )
+        self.result.plan.add("take the marker away", self.request.database, markers.OPENED, "no marker")
+        if not self.check:
+            self.swap.finish()
+
+    # undone
+
+    def _undo(self, position: Position) -> None:
+        """Reach the start again. Where applications have been let in since, only with `losses_agreed`."""
+        name, plan = self.request.database, self.result.plan
+        if position.state == markers.OPENED and position.undoing:
+            return
+        unopened = position.state not in (UNTOUCHED, markers.OPENED) and not (
+            position.state == markers.CLOSED and position.undoing
+        )
+        if unopened:
+            if position.state == markers.EXCHANGED:
+                plan.add("exchange the names back", name, "restored", "as before")
+            if position.state in (markers.CLOSED, markers.EXCHANGED):
+                plan.add("let applications in", name, "closed", "open")
+            plan.add("drop the copy", copy_name(name, position.backup), "unfinished copy", "absent", reversible=False)
+            if not self.check:
+                self.swap.give_way()
+                for copy in self.swap.position().copies:
+                    self.swap.drop(copy.name)
+            return
+        if position.state == UNTOUCHED and not self.request.losses_agreed and not self.check:
+            return
+        kept = self._kept(position)
+        self.result.values["retired"] = kept.name
+        if position.live is None or kept.marker is None:
+            raise RunbookError(f"There is no live database {name!r} to exchange {kept.name!r} for.")
+        manifest = self._manifest_of(kept.marker.backup)
+        plan.add("exchange the names back", name, "restored", f"the one kept as {kept.name}")
+        if position.state != markers.CLOSED and (self.check or not self.request.losses_agreed):
+            login = self.request.login.at(name)
+            tables = content.count_tables(login, self.request.jobs, self.progress)
+            with connect(login, "preflight") as live:
+                self.result.values["losses"] = preflight.written_since(live, manifest, tables)
+        if self.check:
+            return
+        if not self.request.losses_agreed and position.state != markers.CLOSED:
+            raise RunbookError(
+                f"Applications have been let into {name!r} since the exchange; going back loses what they wrote.",
+                f"Decide that with the playbook {UNDO}, which says how much it is.", **self.result.values,
+            )
+        done = self.swap.swap_back(kept.name, self._until())
+        self.result.values["exchange_seconds"] = done["seconds"]
+        self.result.values["sessions_ended"] = done["sessions"]
+        partner = self.swap.position().partner
+        self.result.values["abandoned"] = partner.name if partner else None
+
+    def _kept(self, position: Position) -> Database:
+        """The retired database to bring back: the one named, else the latest."""
+        hint = "List what is kept with the playbook sre.runbooks.database_retired."
+        if self.request.retired:
+            for one in position.kept:
+                if one.name == self.request.retired:
+                    return one
+            raise RunbookError(f"There is no database {self.request.retired!r} kept for {position.database!r}.", hint)
+        if not position.kept:
+            raise RunbookError(f"No database is kept for {position.database!r}, so nothing can be undone.", hint)
+        latest = position.kept[-1]
+        if latest.marker and latest.marker.state == markers.ABANDONED:
+            raise RunbookError(
+                f"The last restore of {position.database!r} is undone already.",
+                f"To bring back another one that is kept, name it: -e retired={latest.name}",
+                undone_already=True,
+            )
+        return latest
+
+    def _manifest_of(self, backup_id: str) -> Manifest | None:
+        found = [one for one in list_backups(self.request.place) if one.backup_id == backup_id]
+        return found[0].manifest if found else None
+
+    def _until(self) -> str:
+        until = datetime.now(UTC) + timedelta(seconds=self.request.retained_s)
+        return until.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _manifest(backup: Backup) -> Manifest:
+    if backup.manifest is None:
+        raise RunbookError(f"The backup {backup.backup_id} has no whole manifest: {backup.problem}")
+    return backup.manifest
+
+
+def _own(properties: Properties) -> Properties:
+    """The properties with the owner's own comment, without a marker of ours."""
+    return replace(properties, comment=markers.split(properties.comment)[0])
+
+
+def list_kept(login: Login, moment: datetime) -> list[dict[str, Any]]:
+    """All retired and abandoned databases of a server, with their disk cost.
+
+    Returns:
+        `name, database, state, backup, run, until, expired, size_bytes`, by name.
+    """
+    kept = []
+    with connect(login, "retired") as connection:
+        rows = connection.execute(
+            "SELECT datname AS name, shobj_description(oid, 'pg_database') AS comment,"
+            " pg_database_size(oid) AS size_bytes FROM pg_database ORDER BY datname"
+        ).fetchall()
+    for row in rows:
+        _, marker = markers.split(row["comment"])
+        if marker and marker.state in (markers.RETIRED, markers.ABANDONED):
+            kept.append({
+                "name": row["name"], "database": marker.database, "state": marker.state, "backup": marker.backup,
+                "run": marker.run, "until": marker.until, "expired": marker.expired(moment),
+                "size_bytes": row["size_bytes"],
+            })
+    return kept
+
+
+def drop_kept(login: Login, names: list[str]) -> None:
+    """Drop databases by name; the caller has made sure that each is kept and expired."""
+    with connect(login, "retired") as connection:
+        for name in names:
+            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(identifier(name)))

@@ -1,0 +1,280 @@
+#!/usr/bin/python
+# Copyright: the sre.runbooks contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: pg_restore_swap
+short_description: Bring a PostgreSQL database back from a backup, beside the live one, and exchange the two
+version_added: 0.1.0
+author: the sre.runbooks contributors (@sre-runbooks)
+description:
+  - Restores a backup into a copy beside the live database, proves it, and exchanges the names in one transaction. The
+    old database is kept under a name of its own.
+  - Where the swap stands is read from markers in the databases' own comments, so a call that was killed anywhere is
+    continued by the next one. Meanwhile an advisory lock on the server keeps every other call out.
+  - O(state=prepared) changes nothing that anybody sees. Owner, privileges, comment, connection limit, tablespace and
+    settings are those of the live database, as people left them; encoding and locale are the backup's. Without a live
+    database all are the backup's.
+  - Between O(state=prepared) and O(state=swapped) the caller stops what writes. O(state=swapped) is the only time in
+    which nobody can connect, a fraction of a second. When it fails, the old database is live and open again.
+  - Runs where the store is.
+attributes:
+  check_mode:
+    support: full
+    description: Looks at everything, refuses as it would, returns plan and losses, takes no lock and changes nothing.
+  diff_mode:
+    support: full
+    description: Shows the plan.
+extends_documentation_fragment:
+  - sre.runbooks.postgresql
+options:
+  database:
+    description: Name of the live database. O(login.database) must be another one.
+    type: str
+    required: true
+  state:
+    description:
+      - V(prepared), a proven copy stands beside the live database.
+      - V(swapped), the copy is live and applications are let in.
+      - V(done), the marker is taken away from the live database.
+      - V(undone), the start is reached again. Where applications were let in, only with O(losses_agreed).
+    type: str
+    choices: [prepared, swapped, done, undone]
+    required: true
+  run:
+    description: The run's id, for the markers.
+    type: str
+    required: true
+  store_path:
+    description: The store's folder on this host.
+    type: path
+    required: true
+  system:
+    description: The inventory's own name; a folder in the store.
+    type: str
+    required: true
+  target:
+    description: The inventory host of the database; a folder below O(system).
+    type: str
+    required: true
+  backup_id:
+    description: The backup to restore; without it the newest that fits.
+    type: str
+  before:
+    description: Only backups taken at or before this time (ISO 8601).
+    type: str
+  least_rung:
+    description: How high a backup must be proven; V(none) takes unproven ones too.
+    type: str
+    choices: [none, bytes, archive, restore, content, application]
+    default: restore
+  application_check:
+    description: The owner's own query, one row, first a boolean, then (optional) a text. Asked of the copy, and again
+      of the new live database before applications are let in.
+    type: str
+  newest_row_query:
+    description: A query with one row and one column, the time stamp of the newest row.
+    type: str
+  jobs:
+    description: Workers of C(pg_restore), and as many connections that count.
+    type: int
+    default: 2
+  retired:
+    description: For O(state=undone), the kept database to bring back; without it the latest.
+    type: str
+  losses_agreed:
+    description: For O(state=undone), somebody has agreed to lose what was written since applications were let in.
+    type: bool
+    default: false
+  retained_seconds:
+    description: How long the database that is put aside is kept.
+    type: int
+    default: 259200
+  session_timeout_seconds:
+    description: How long sessions that were ended may take to be gone, before the old database is opened again.
+    type: int
+    default: 5
+  check_timeout_seconds:
+    description: How long the application's own check may take.
+    type: int
+    default: 60
+  timeout_seconds:
+    description: Seconds after which C(pg_restore) is ended.
+    type: int
+    default: 86400
+  lock_wait_seconds:
+    description: How long to wait for another call that still works on this database.
+    type: int
+    default: 600
+  postgresql_bin_directory:
+    description: Folder with the client programs of the server's own major version; without it the usual places.
+    type: path
+  progress_file:
+    description: File for progress lines. Given by the action plugin.
+    type: path
+"""
+
+EXAMPLES = r"""
+- name: Prepare the newest proven backup beside the live database
+  sre.runbooks.pg_restore_swap: &orders
+    login:
+      host: 10.0.0.5
+      user: postgres
+      password: "{{ lookup('ansible.builtin.file', '/etc/sre/secrets/orders-admin') }}"
+    database: orders
+    state: prepared
+    run: "{{ run_id }}"
+    store_path: /srv/backups
+    system: bakery_ia
+    target: orders-db
+  delegate_to: backup-store
+
+- name: Exchange the two
+  sre.runbooks.pg_restore_swap:
+    <<: *orders
+    state: swapped
+  delegate_to: backup-store
+"""
+
+RETURN = r"""
+plan:
+  description: The steps, each with C(step), C(target), C(before), C(after), C(reversible).
+  returned: success
+  type: list
+  elements: dict
+  sample: [{step: exchange the names, target: orders, before: live, after: retired; the restored one is live,
+            reversible: true}]
+position:
+  description: Where the swap stands now (in check mode, where it stood).
+  returned: success
+  type: dict
+  sample: {state: prepared, backup: 20261121T021500Z-3fa9, undoing: false, exists: true,
+           copies: [orders__restoring_20261121T021500Z-3fa9], kept: []}
+backup:
+  description: The backup that was chosen.
+  returned: when O(state=prepared)
+  type: dict
+  sample: {backup_id: 20261121T021500Z-3fa9, taken_at: "2026-11-21T02:15:00.120Z", proven_rung: content,
+           newest_row_at: "2026-11-21T02:14:59.880Z", size_bytes: 500000000}
+losses:
+  description: What a restore (or going back) takes away, as far as it can be told.
+  returned: when the live database can be read
+  type: dict
+  sample: {newest_live_row_at: "2026-11-21T14:31:00.000Z", newest_backup_row_at: "2026-11-21T02:14:59.880Z",
+           rows_lost: 4120, problem: "", tables: [{table: public.orders, backup: 100000, live: 104120}]}
+notes:
+  description: Sentences worth knowing that stop nothing.
+  returned: when O(state=prepared)
+  type: list
+  elements: str
+  sample: ["Free disk of the server is unknown from here; about 650 MB are needed."]
+needed_bytes:
+  description: Estimate of the disk that the copy takes.
+  returned: when O(state=prepared)
+  type: int
+  sample: 650000000
+free_bytes:
+  description: Free disk of the server; null when it cannot be read from here.
+  returned: when O(state=prepared)
+  type: int
+  sample: 80100000000
+sequences:
+  description: Sequences that were advanced to the live one's value.
+  returned: when there is a live database
+  type: list
+  elements: dict
+  sample: [{sequence: public.orders_id_seq, before: 100000, after: 104120}]
+exchange_seconds:
+  description: Seconds from forbidding connections to allowing them.
+  returned: when the names were exchanged
+  type: float
+  sample: 0.047
+sessions_ended:
+  description: Sessions that were ended for it.
+  returned: when the names were exchanged
+  type: int
+  sample: 40
+retired:
+  description: Name of the old database; null when there was none.
+  returned: when the names were exchanged
+  type: str
+  sample: orders__retired_20261121T144501_120Z
+abandoned:
+  description: Name of the restored database that was put aside again.
+  returned: when O(state=undone) exchanged the names
+  type: str
+  sample: orders__retired_20261121T150000_004Z
+"""
+
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import parse_time
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.restore import STATES, Request, Restore
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetFolder
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import RUNGS
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.arguments import login_spec
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login
+from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
+
+
+def request_of(arguments: dict[str, Any]) -> Request:
+    """The module's arguments as a request."""
+    rung = arguments["least_rung"]
+    return Request(
+        login=Login.from_arguments(arguments["login"]), database=arguments["database"], run=arguments["run"],
+        place=TargetFolder(Path(arguments["store_path"]), arguments["system"], arguments["target"]),
+        backup_id=arguments["backup_id"] or None,
+        before=parse_time(arguments["before"]) if arguments["before"] else None,
+        least_rung=None if rung == "none" else rung, application_check=arguments["application_check"],
+        newest_row_query=arguments["newest_row_query"], bin_directory=arguments["postgresql_bin_directory"],
+        jobs=arguments["jobs"], retired=arguments["retired"] or None, losses_agreed=arguments["losses_agreed"],
+        retained_s=arguments["retained_seconds"], session_timeout_s=arguments["session_timeout_seconds"],
+        check_timeout_s=arguments["check_timeout_seconds"], timeout_s=arguments["timeout_seconds"],
+        lock_wait_s=arguments["lock_wait_seconds"],
+    )
+
+
+def main() -> None:
+    """The module."""
+    module = AnsibleModule(
+        argument_spec={
+            **login_spec(),
+            "database": {"type": "str", "required": True},
+            "state": {"type": "str", "choices": list(STATES), "required": True},
+            "run": {"type": "str", "required": True},
+            "store_path": {"type": "path", "required": True},
+            "system": {"type": "str", "required": True},
+            "target": {"type": "str", "required": True},
+            "backup_id": {"type": "str"},
+            "before": {"type": "str"},
+            "least_rung": {"type": "str", "choices": ["none", *RUNGS], "default": "restore"},
+            "application_check": {"type": "str"},
+            "newest_row_query": {"type": "str"},
+            "jobs": {"type": "int", "default": 2},
+            "retired": {"type": "str"},
+            "losses_agreed": {"type": "bool", "default": False},
+            "retained_seconds": {"type": "int", "default": 259200},
+            "session_timeout_seconds": {"type": "int", "default": 5},
+            "check_timeout_seconds": {"type": "int", "default": 60},
+            "timeout_seconds": {"type": "int", "default": 86400},
+            "lock_wait_seconds": {"type": "int", "default": 600},
+            "postgresql_bin_directory": {"type": "path"},
+            "progress_file": {"type": "path"},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        restore = Restore(request_of(module.params), Progress(module.params["progress_file"]), check=module.check_mode)
+        result = restore.reach(module.params["state"])
+    except RunbookError as error:
+        module.fail_json(msg=str(error), error=error.context)
+    module.exit_json(changed=bool(result.plan), diff=result.plan.diff(), **result.as_dict())
+
+
+if __name__ == "__main__":
+    main()
