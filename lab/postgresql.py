@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib.metadata
 import importlib.util
 import os
@@ -22,6 +23,7 @@ from lab import machine
 START_S = 60.0
 STOP_S = 10.0
 PORT_ATTEMPTS = 5
+IPC_RMID = 0
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
 HBA = """\
 # The same password for everybody who knows it, trust for nobody.
@@ -131,12 +133,16 @@ class PostgresServer:
                 break
         raise RunbookError(f"The PostgreSQL server below {self.folder} did not start: {self._log_tail()}")
 
-    def stop(self) -> None:
-        """End the server in order (sessions are ended, nothing is lost); one that does not end in time is killed."""
+    def stop(self, *, immediate: bool = False) -> None:
+        """End the server in order (sessions are ended, nothing is lost); one that does not end in time is killed.
+
+        Args:
+            immediate: without a checkpoint, for a server whose data nobody wants any more.
+        """
         pid = self.pid
         if pid is None:
             return
-        machine.send(pid, signal.SIGINT)
+        machine.send(pid, signal.SIGQUIT if immediate else signal.SIGINT)
         if not machine.wait_for(lambda: self.pid is None, STOP_S):
             self.kill()
 
@@ -145,12 +151,15 @@ class PostgresServer:
         pid = self.pid
         if pid is None:
             return
+        segment = (self.data_directory / "postmaster.pid").read_text(encoding="utf-8").splitlines()[6:7]
         machine.send(pid, signal.SIGSTOP)  # a stopped postmaster starts no further child
         children = machine.children_of(pid)
         machine.send(pid, signal.SIGKILL)
         for child in children:
             machine.send(child, signal.SIGKILL)
         machine.wait_for(lambda: not any(machine.is_running(one, "postgres") for one in (pid, *children)), STOP_S)
+        if segment:  # the few bytes of System V memory that a killed postmaster leaves
+            ctypes.CDLL(None).shmctl(int(segment[0].split()[-1]), IPC_RMID, None)
 
     def __enter__(self) -> PostgresServer:
         return self.start()
@@ -187,7 +196,7 @@ class PostgresServer:
 
     def _write_settings(self) -> None:
         lines = {"listen_addresses": "127.0.0.1", "port": str(self.port), "unix_socket_directories": "",
-                 "dynamic_shared_memory_type": "posix", "timezone": "UTC", "log_timezone": "UTC"}
+                 "dynamic_shared_memory_type": "mmap", "timezone": "UTC", "log_timezone": "UTC"}
         settings = self.data_directory / "lab.conf"
         if self.settings is None and settings.exists():
             kept = [line for line in settings.read_text(encoding="utf-8").splitlines() if not line.startswith("port ")]

@@ -79,7 +79,7 @@ class RedisServer:
         """The server's process id; None when it does not run."""
         with contextlib.suppress(FileNotFoundError, ValueError):
             pid = int(self._pid_file.read_text(encoding="utf-8"))
-            if machine.is_running(pid, "redis-server"):
+            if machine.is_running(pid, str(self._configuration)):
                 return pid
         return None
 
@@ -120,7 +120,7 @@ class RedisServer:
         pid = self.pid
         if pid is not None:
             machine.send(pid, signal.SIGKILL)
-            machine.wait_for(lambda: not machine.is_running(pid, "redis-server"), STOP_S)
+            machine.wait_for(lambda: not machine.is_running(pid, str(self._configuration)), STOP_S)
 
     def __enter__(self) -> RedisServer:
         return self.start()
@@ -135,7 +135,7 @@ class RedisServer:
         lines = {
             "bind": "127.0.0.1", "port": str(self.port), "requirepass": self.password, "dir": str(self.folder),
             "save": '""', "appendonly": "no", "maxmemory": "64mb", "maxmemory-policy": "allkeys-lru",
-            "loglevel": "notice", **self.settings,
+            "loglevel": "notice", "set-proc-title": "no", **self.settings,
         }
         machine.write_private(self._configuration, "".join(f"{name} {value}\n" for name, value in lines.items()))
         begin = self.log_file.stat().st_size if self.log_file.exists() else 0

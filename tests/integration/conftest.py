@@ -29,7 +29,7 @@ from lab.redis import RedisServer
 
 def _end(folder: Path) -> None:
     for data in folder.rglob("data/PG_VERSION"):
-        PostgresServer(data.parent.parent).kill()
+        PostgresServer(data.parent.parent).stop(immediate=True)
     for configuration in folder.rglob("redis.conf"):
         RedisServer(configuration.parent).kill()
     shutil.rmtree(folder)
