@@ -57,6 +57,7 @@ class ActionModule(RunAction):
         try:
             rule(runbook, variables, folder)
         except RunbookError as error:
+            error.context["folder"] = str(folder)
             if acting:
                 data = {"outcome": REFUSED, "message": error.message, "resume": error.context.get("resume", "")}
                 record(folder, host, "outcome", data)

@@ -18,7 +18,7 @@ class ActionModule(RunAction):
 
     ARGUMENTS: ClassVar[dict[str, Any]] = {}
 
-    def act(self, arguments: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+    def act(self, _arguments: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """End the run for this host."""
         host = str(variables["inventory_hostname"])
         folder = self.folder(variables)

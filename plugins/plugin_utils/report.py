@@ -15,8 +15,9 @@ from ansible_collections.sre.runbooks.plugins.module_utils.run.records import (
     read_lines,
     read_records,
 )
-from ansible_collections.sre.runbooks.plugins.module_utils.run.report import build, page
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from ansible_collections.sre.runbooks.plugins.module_utils.run.report import build
+from ansible_collections.sre.runbooks.plugins.module_utils.run.report_page import page
+from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "roles" / "run" / "templates"
 
@@ -37,7 +38,7 @@ def write_report(folder: Path) -> Path:
         report = build(read_records(folder), read_lines(folder / "tasks.jsonl"))
         write_private(folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False, default=str) + "\n")
         environment = Environment(
-            loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+            loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=ChainableUndefined, trim_blocks=True,
             lstrip_blocks=True,
         )
         write_private(folder / "report.html", environment.get_template("report.html.j2").render(page(report)))

@@ -34,6 +34,8 @@ class RunAction(ActionBase):
             result.update(self.act(arguments, variables))
         except RunbookError as error:
             result.update(failed=True, msg=str(error), error=error.context)
+            if "folder" in error.context:
+                result["folder"] = error.context["folder"]
         return result
 
     def act(self, arguments: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:

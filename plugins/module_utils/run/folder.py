@@ -35,7 +35,7 @@ def run_directory(configured: str | None, environment: Mapping[str, str] | None 
 
 
 def throwaway_place(environment: Mapping[str, str], root: Path = Path("/")) -> str:
-    """Why the default place of the runs may be gone after this job; empty when it lasts, or was chosen with XDG_STATE_HOME."""
+    """Why the default place may be gone after this job; empty when it lasts, or was chosen with XDG_STATE_HOME."""
     if environment.get("XDG_STATE_HOME"):
         return ""
     for name in CONTAINER_FILES:

@@ -77,7 +77,8 @@ def decide(records: Sequence[Record], resume: str = "") -> Outcome:
         recorded, failure = None, recorded.message
     if recorded is not None:
         if recorded.success and failure:
-            return Outcome(UNKNOWN, f"{recorded.outcome} was reached, then this failed: {failure}", resume, recorded.undo)
+            message = f"{recorded.outcome} was reached, then this failed: {failure}"
+            return Outcome(UNKNOWN, message, resume, recorded.undo)
         return recorded
     if phases.get("undo") == "end":
         return Outcome(FAILED_AND_UNDONE, failure or "The first failing task above says why.", resume)
@@ -85,7 +86,7 @@ def decide(records: Sequence[Record], resume: str = "") -> Outcome:
         return Outcome(FAILED_AND_UNDO_FAILED, failure or "The failing tasks above say why.", resume)
     if acted:
         return Outcome(UNKNOWN, failure or "It stopped in the middle; the failing task above says why.", resume)
-    return Outcome(REFUSED, failure or "It stopped before it changed anything; the failing task above says why.", resume)
+    return Outcome(REFUSED, failure or "It changed nothing yet; the failing task above says why.", resume)
 
 
 def worst(outcomes: Sequence[str]) -> str:

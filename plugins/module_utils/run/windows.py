@@ -3,7 +3,7 @@
 """When a runbook may change something: windows that recur, and freezes that forbid, each in its own time zone.
 
 A window with an end at or before its start goes over midnight and belongs to the day it starts on. Times mean the wall
-clock: one that a change of the clocks leaves out is taken as late as the clock jumped, one that comes twice is its first.
+clock: one that a change of the clocks skips is taken as late as the clock jumped, one that comes twice is its first.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ class Span:
     def describe(self) -> str:
         """Start and end in UTC and in the zone of the window."""
         local = [moment.astimezone(ZoneInfo(self.zone)) for moment in (self.start, self.end)]
-        text = f"{self.name}: {self.start:%a %Y-%m-%d %H:%M} to {self.end:%a %H:%M} UTC"
+        ending = "%a %H:%M" if self.end - self.start < timedelta(days=1) else "%a %Y-%m-%d %H:%M"
+        text = f"{self.name}: {self.start:%a %Y-%m-%d %H:%M} to {self.end:{ending}} UTC"
         if self.zone != "UTC":
-            text += f" ({local[0]:%a %Y-%m-%d %H:%M} to {local[1]:%a %H:%M} {self.zone})"
+            text += f" ({local[0]:%a %Y-%m-%d %H:%M} to {local[1]:{ending}} {self.zone})"
         return text
 
 
@@ -185,7 +186,5 @@ def permission(
     if not own and stopped:
         return Permission(False, f"{why} The next time is {stopped.end:%a %Y-%m-%d %H:%M} UTC.")
     opening = next_opening(own, held, moment)
-    return Permission(
-        False,
-        f"{why} The next window is {opening.describe()}." if opening else f"{why} No window comes in {HORIZON_DAYS} days.",
-    )
+    then = f"The next window is {opening.describe()}." if opening else f"None comes in {HORIZON_DAYS} days."
+    return Permission(False, f"{why} {then}")
