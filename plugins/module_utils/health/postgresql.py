@@ -108,9 +108,19 @@ class Session:
 
     def rows(self, statement: str) -> Rows:
         """The rows of one statement."""
-        milliseconds = max(1, int(self._deadline.left() * 1000))
-        self._connection.execute(f"set statement_timeout = {milliseconds}")
+        self._limit()
         return self._connection.execute(statement).fetchall()
+
+    def first_row(self, statement: str) -> tuple[Any, ...] | None:
+        """The first row by position, since columns without a name of their own all have the same one."""
+        from psycopg.rows import tuple_row
+
+        self._limit()
+        with self._connection.cursor(row_factory=tuple_row) as cursor:
+            return cursor.execute(statement).fetchone()
+
+    def _limit(self) -> None:
+        self._connection.execute(f"set statement_timeout = {max(1, int(self._deadline.left() * 1000))}")
 
     @property
     def major(self) -> int:
@@ -152,15 +162,14 @@ def _own_query(session: Session, request: Request) -> Check:
 
     name = f"{request.check['name']}.query"
     try:
-        rows = session.rows(request.check["query"])
+        row = session.first_row(request.check["query"])
     except psycopg.Error as error:
         return Check(name, request.target, "postgresql", "unknown",
                      f"The application's own query failed: {quoted(_first_line(error))}.")
-    if not rows:
+    if not row:
         return Check(name, request.target, "postgresql", "unknown", "The application's own query returned no row.")
-    columns = list(rows[0].values())
-    passed = columns[0] if columns else None
-    says = f": {quoted(columns[1])}" if len(columns) > 1 and columns[1] is not None else ""
+    passed = row[0]
+    says = f": {quoted(row[1])}" if len(row) > 1 and row[1] is not None else ""
     if not isinstance(passed, bool):
         return Check(name, request.target, "postgresql", "unknown",
                      f"The first column of the application's own query is {quoted(passed)}, not a boolean{says}.")
