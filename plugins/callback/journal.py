@@ -10,7 +10,7 @@ type: notification
 short_description: Write each task's time into the run's folder
 version_added: 0.1.0
 author:
-  - sre.runbooks contributors
+  - sre.runbooks contributors (@sre-runbooks)
 description:
   - Appends one line per finished task to C(tasks.jsonl) in the folder of the run that the play has begun with
     M(sre.runbooks.run_begin), and says the reports' places once more after the recap.

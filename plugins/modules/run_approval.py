@@ -9,7 +9,7 @@ module: run_approval
 short_description: Show what will happen and what it costs, and ask whether it may
 version_added: 0.1.0
 author:
-  - sre.runbooks contributors
+  - sre.runbooks contributors (@sre-runbooks)
 description:
   - Shows the question and the facts and asks for the target's name. Without a terminal the answer is the variable
     C(approve); it is the host's name, or what was given as C(target) when that is a group.

@@ -9,7 +9,7 @@ module: run_begin
 short_description: Begin a run
 version_added: 0.1.0
 author:
-  - sre.runbooks contributors
+  - sre.runbooks contributors (@sre-runbooks)
 description:
   - Opens the run of this play for this host on the controller. Every host and every serial batch finds the same run.
   - Refuses outside the windows and in the freezes of the variables C(run_windows) and C(run_freezes) when O(changes) is

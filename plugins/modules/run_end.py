@@ -9,7 +9,7 @@ module: run_end
 short_description: End a run with its outcome and its report
 version_added: 0.1.0
 author:
-  - sre.runbooks contributors
+  - sre.runbooks contributors (@sre-runbooks)
 description:
   - Decides the outcome of this host's run from its records, writes C(report.json) and C(report.html) into the run's
     folder and prints the outcome, the command that goes on or goes back, and the report's place.

@@ -9,7 +9,7 @@ module: run_lock
 short_description: Hold a target for one run, and remember what was stopped on its behalf
 version_added: 0.1.0
 author:
-  - sre.runbooks contributors
+  - sre.runbooks contributors (@sre-runbooks)
 description:
   - Keeps one JSON file per target on the host where it runs, which should not be the target. It may be the thing that is
     down.

@@ -9,7 +9,7 @@ module: run_record
 short_description: Write down what happened in a run
 version_added: 0.1.0
 author:
-  - sre.runbooks contributors
+  - sre.runbooks contributors (@sre-runbooks)
 description:
   - Appends one record for this host to the run of this play, on the controller, in about 0.02 s.
   - Reports are made from these records. Never put a secret into one.
