@@ -8,7 +8,7 @@ import hashlib
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,22 +48,22 @@ def read_contents(tools: ClientTools, data: Path) -> list[Entry]:
     return parse_contents(listing.stdout)
 
 
-def hash_file(path: Path, stop: Callable[[], bool] = lambda: False) -> tuple[int, str]:
+def hash_file(path: Path) -> tuple[int, str]:
     """Size and SHA-256 of a file."""
     digest, size = hashlib.sha256(), 0
     with path.open("rb", buffering=0) as stream:
-        while not stop() and (chunk := stream.read(CHUNK)):
+        while chunk := stream.read(CHUNK):
             digest.update(chunk)
             size += len(chunk)
     return size, digest.hexdigest()
 
 
-def hash_and_inflate(path: Path, stop: Callable[[], bool] = lambda: False) -> tuple[int, str, str]:
+def hash_and_inflate(path: Path) -> tuple[int, str, str]:
     """Size, SHA-256 and what is wrong with the gzip stream (empty when nothing is), in one pass over the file."""
     digest, size, problem = hashlib.sha256(), 0, ""
     inflater = zlib.decompressobj(wbits=31)
     with path.open("rb", buffering=0) as stream:
-        while not stop() and (chunk := stream.read(CHUNK)):
+        while chunk := stream.read(CHUNK):
             digest.update(chunk)
             size += len(chunk)
             problem = problem or _inflate(inflater, chunk)

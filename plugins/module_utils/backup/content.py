@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 with contextlib.suppress(ImportError):  # connect() tells the operator
     from psycopg import errors
+    from psycopg.rows import tuple_row
 
 INCREMENTS = "SELECT schemaname, sequencename, increment_by, min_value, max_value FROM pg_sequences"
 SHOWN = 10
@@ -176,12 +177,13 @@ def ask_application(login: Login, query: str, timeout_s: float) -> str:
     with connect(login, "application check") as connection:
         connection.execute(f"SET statement_timeout = {int(timeout_s * 1000)}".encode())
         try:
-            row = connection.execute(query.encode()).fetchone()
+            # Not as a dictionary: two columns without a name have the same one.
+            row = connection.cursor(row_factory=tuple_row).execute(query.encode()).fetchone()
         except errors.Error as error:
             raise RunbookError(
                 f"The application's own check of {login.database!r} failed: {' '.join(str(error).split())}.", hint
             ) from error
-    values = list(row.values()) if row else [None]
+    values = row or (None,)
     text = str(values[1]) if len(values) > 1 and values[1] is not None else ""
     if values[0] is not True:
         raise RunbookError(

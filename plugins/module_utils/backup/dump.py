@@ -37,6 +37,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import (
     DATA,
     GLOBALS,
     TargetFolder,
+    human,
     new_backup_id,
     now,
     remove_folder,
@@ -113,15 +114,6 @@ def estimate_bytes(size_bytes: int, last: Manifest | None) -> int:
     if last is None or not last.database.size_bytes:
         return size_bytes
     return round(size_bytes * last.total_bytes / last.database.size_bytes * GROWTH)
-
-
-def human(size: float) -> str:
-    """Bytes for people."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
 
 
 def observe(request: Request) -> Observed:

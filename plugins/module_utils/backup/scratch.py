@@ -1,0 +1,152 @@
+# Copyright: the sre.runbooks contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A scratch database: created for a drill, marked, always dropped, also when the one that made it was killed."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import secrets
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from ansible_collections.sre.runbooks.plugins.module_utils.backup import marker
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.load import create_database
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login, connect, identifier
+from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+
+if TYPE_CHECKING:
+    import psycopg
+
+# connect() tells the operator when it is missing.
+with contextlib.suppress(ImportError):
+    from psycopg import errors, sql
+
+NAME = re.compile(r"sre_scratch_\d{8}t\d{6}z_[0-9a-f]{4}_[0-9a-f]{8}")
+DATABASES = r"""
+SELECT datname AS name, shobj_description(oid, 'pg_database') AS comment FROM pg_database
+WHERE datname LIKE 'sre\_scratch\_%'
+"""
+# The lock is the life sign of a drill; advisory locks belong to the database that the session is in, here the
+# maintenance database, and end with the session.
+LOCK = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0)) AS held"
+UNLOCK = "SELECT pg_advisory_unlock(hashtextextended(%s, 0))"
+MISSING_ROLES = """
+SELECT name FROM unnest(%s::text[]) AS name WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name)
+"""
+# A server that is this busy is not loaded with a drill as well.
+BUSY_PERCENT = 50
+LOAD = """
+SELECT count(*) FILTER (WHERE state = 'active' AND pid <> pg_backend_pid()) AS active,
+       current_setting('max_connections')::int AS most FROM pg_stat_activity WHERE backend_type = 'client backend'
+"""
+
+
+def scratch_name(backup_id: str) -> str:
+    """A new name for a drill's database."""
+    return f"sre_scratch_{backup_id.lower().replace('-', '_')}_{secrets.token_hex(4)}"
+
+
+def is_leftover(name: str, comment: str | None) -> bool:
+    """Whether this is a drill's database: by its name, and by a marker or, when the drill died at once, no comment."""
+    if not NAME.fullmatch(name):
+        return False
+    own, found = marker.split(comment)
+    return own is None and (found is None or found.state == marker.SCRATCH)
+
+
+def drop_leftovers(connection: psycopg.Connection[dict[str, Any]]) -> list[str]:
+    """Drop the databases of drills that are dead; returns their names."""
+    dropped = []
+    for row in connection.execute(DATABASES).fetchall():
+        if not is_leftover(row["name"], row["comment"]):
+            continue
+        if connection.execute(LOCK, [row["name"]]).fetchone()["held"]:
+            _drop(connection, row["name"])
+            connection.execute(UNLOCK, [row["name"]])
+            dropped.append(row["name"])
+    return dropped
+
+
+def _drop(connection: psycopg.Connection[dict[str, Any]], name: str) -> None:
+    connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(identifier(name)))
+
+
+def require_room(connection: psycopg.Connection[dict[str, Any]], manifest: Manifest, free_bytes: int | None) -> None:
+    """Refuse to load a server that has other work, unless it has room and is idle enough.
+
+    Raises:
+        RunbookError: its free space is not known or too small, or it is busy.
+    """
+    need = manifest.database.size_bytes * 2
+    hint = "Name a scratch_server for this database in the inventory."
+    if free_bytes is None:
+        raise RunbookError(
+            "There is no scratch server, and how much room the database's own server has is not known.", hint
+        )
+    if free_bytes < need:
+        raise RunbookError(
+            f"There is no scratch server, and the database's own has {free_bytes} bytes free where a drill may"
+            f" take {need}.", hint, free_bytes=free_bytes, needed_bytes=need,
+        )
+    load = connection.execute(LOAD).fetchone()
+    if load["active"] * 100 > load["most"] * BUSY_PERCENT:
+        raise RunbookError(
+            f"There is no scratch server, and the database's own is busy: {load['active']} active sessions of at most"
+            f" {load['most']}.", hint,
+        )
+
+
+def create_missing_roles(connection: psycopg.Connection[dict[str, Any]], manifest: Manifest) -> list[str]:
+    """Create the roles that the backup names and a scratch server lacks, without the right to log in."""
+    missing = [row["name"] for row in connection.execute(MISSING_ROLES, [manifest.roles])]
+    for role in missing:
+        with contextlib.suppress(errors.DuplicateObject):  # another drill was faster
+            connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(identifier(role)))
+    return missing
+
+
+@contextlib.contextmanager
+def scratch_database(
+    login: Login, manifest: Manifest, *, own_server: bool, free_bytes: int | None
+) -> Iterator[tuple[str, list[str]]]:
+    """A new, empty database as the manifest describes it, and sentences worth knowing; dropped at the end.
+
+    Args:
+        login: on the scratch server's maintenance database.
+        manifest: of the backup.
+        own_server: True where the server serves production: nothing but the database is made there.
+        free_bytes: free space of that server's disk, where it is known.
+
+    Raises:
+        RunbookError: it cannot be created.
+    """
+    with connect(login, "drill") as connection:
+        notes = [f"dropped {name}, which a killed drill left" for name in drop_leftovers(connection)]
+        if own_server:
+            require_room(connection, manifest, free_bytes)
+        else:
+            roles = create_missing_roles(connection, manifest)
+            if roles:
+                notes.append(f"created roles without login on the scratch server: {', '.join(roles)}")
+        name = scratch_name(manifest.backup_id)
+        connection.execute(LOCK, [name])
+        try:
+            create_database(connection, name, manifest.database)
+            comment = marker.join(None, marker.Marker(marker.SCRATCH, "", name, manifest.backup_id))
+            connection.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(identifier(name), comment))
+            # It is created closed to all but superusers; whoever drills need not be one.
+            connection.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT -1").format(identifier(name)))
+            yield name, notes
+        finally:
+            _drop_for_sure(login, connection, name)
+
+
+def _drop_for_sure(login: Login, connection: psycopg.Connection[dict[str, Any]], name: str) -> None:
+    """Drop it, over a new session when the first one is lost. A server that is gone leaves it to the next drill."""
+    try:
+        _drop(connection, name)
+    except errors.OperationalError:
+        with contextlib.suppress(RunbookError, errors.OperationalError), connect(login, "drill") as another:
+            _drop(another, name)

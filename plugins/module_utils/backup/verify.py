@@ -1,0 +1,358 @@
+# Copyright: the sre.runbooks contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Prove a backup, rung by rung: its bytes, its archive, a restore, its content, the application's own word."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.archive import (
+    Entry,
+    files_below,
+    hash_and_inflate,
+    hash_file,
+    read_contents,
+)
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.content import ask_application, compare
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.load import fill
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import (
+    MANIFEST,
+    File,
+    Manifest,
+    ManifestCorruptError,
+    ManifestMissingError,
+    read_manifest,
+)
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.replay import replay
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.scratch import scratch_database
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import DATA, human, now
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import (
+    CORRUPT,
+    GOOD,
+    INCOMPLETE,
+    UNVERIFIABLE,
+    VERDICTS,
+    Rung,
+    Verdict,
+    append_verdict,
+    height,
+)
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.client_tools import find_client_tools
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login, connect
+from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
+
+# connect() tells the operator when it is missing.
+with contextlib.suppress(ImportError):
+    from psycopg import errors
+
+SHOWN = 5
+# What the server says about the data itself; anything else that ends a restore is about where it is restored.
+DATA_IS_WRONG = (
+    "duplicate key", "could not create unique index", "violates", "invalid input syntax", "invalid byte sequence",
+    "could not uncompress", "unexpected end of file", "could not read from input file", "extra data after last",
+    "missing data for column",
+)
+
+
+class FindingError(Exception):
+    """A rung that was not passed: what the backup is, and why."""
+
+    def __init__(self, verdict: str, detail: str) -> None:
+        super().__init__(detail)
+        self.verdict = verdict
+
+
+@dataclass(frozen=True)
+class Drill:
+    """Where and how a backup is proven.
+
+    Args:
+        rung: how far.
+        login: who restores, on the maintenance database of the server where the scratch database is made.
+        own_server: True where that server serves production.
+        free_bytes: free space of its disk, where it is known.
+        jobs: parallel workers.
+        application_check: the owner's own query.
+        bin_directory: where the client programs are.
+        timeout_s: seconds until pg_restore is ended.
+        application_timeout_s: seconds until the owner's query is ended.
+    """
+
+    rung: str
+    login: Login
+    own_server: bool
+    free_bytes: int | None
+    jobs: int
+    application_check: str | None
+    bin_directory: str | None
+    timeout_s: float
+    application_timeout_s: float = 300.0
+
+
+def compare_names(manifest: Manifest, found: Iterable[str]) -> None:
+    """Every file of the manifest is there, and nothing else.
+
+    Raises:
+        FindingError: incomplete when one is missing, corrupt when there is one too many.
+    """
+    wanted, there = {file.path for file in manifest.files}, set(found) - {MANIFEST, VERDICTS}
+    if missing := sorted(wanted - there):
+        raise FindingError(INCOMPLETE, f"{len(missing)} of {len(wanted)} files are missing: {_some(missing)}")
+    if extra := sorted(there - wanted):
+        raise FindingError(CORRUPT, f"{len(extra)} files are not in the manifest: {_some(extra)}")
+
+
+def compare_entries(manifest: Manifest, entries: Iterable[Entry], found: Iterable[str]) -> None:
+    """Every table of the manifest is in the table of contents, and its data in a file.
+
+    Raises:
+        FindingError: a table or a file is missing.
+    """
+    entries, there = list(entries), set(found)
+    data = [entry for entry in entries if entry.kind == "TABLE DATA"]
+    lines = {entry.rest.rpartition(" ")[0] for entry in data}
+    # pg_dump writes a line break in a name as a blank.
+    missing = [
+        f"{table.schema}.{table.name}" for table in manifest.tables
+        if table.rows is not None and " ".join(f"{table.schema} {table.name}".splitlines()) not in lines
+        and not any(line.startswith(f"{table.schema} {table.name}") for line in lines)
+    ]
+    if missing:
+        raise FindingError(INCOMPLETE, f"the archive lacks the data of {len(missing)} tables: {_some(missing)}")
+    files = [
+        str(entry.dump_id) for entry in data
+        if not {f"{DATA}/{entry.dump_id}.dat.gz", f"{DATA}/{entry.dump_id}.dat"} & there
+    ]
+    if files:
+        raise FindingError(INCOMPLETE, f"the data files of {len(files)} entries are missing: {_some(files)}")
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def verdict_of_restore_error(error: RunbookError) -> str:
+    """Whether a restore failed because of the backup or because of the place."""
+    return CORRUPT if any(words in error.message for words in DATA_IS_WRONG) else UNVERIFIABLE
+
+
+def replay_properties(login: Login, name: str, manifest: Manifest) -> None:
+    """Give the scratch database the owner, privileges and settings of the backup: the owner's query may need them.
+
+    Raises:
+        RunbookError: the server refuses.
+    """
+    with connect(login, "drill") as connection:
+        try:
+            with connection.transaction():
+                replay(connection, name, manifest.database)
+        except errors.Error as error:
+            raise RunbookError(
+                f"The properties of {manifest.database.name!r} cannot be replayed: {' '.join(str(error).split())}.",
+                "Mend what the server names, then start the drill again.",
+            ) from error
+
+
+class Scanner:
+    """Hashes and inflates all files in one pass, in threads (both run without the interpreter's lock)."""
+
+    def __init__(self, folder: Path, files: Iterable[File], inflate: bool, jobs: int) -> None:
+        self._folder, self._inflate = folder, inflate
+        # Taken from the end: the largest first, so that the threads end together.
+        self._todo = sorted(files, key=lambda file: file.bytes)
+        self.total_bytes = sum(file.bytes for file in self._todo)
+        self.done_bytes = 0
+        self.bytes_problems: list[str] = []
+        self.archive_problems: list[str] = []
+        self._error: OSError | None = None
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(jobs)]
+        for thread in self._threads:
+            thread.start()
+
+    def wait(self) -> None:
+        """Wait until all files are read.
+
+        Raises:
+            FindingError: one is not what was written, or cannot be read.
+        """
+        for thread in self._threads:
+            thread.join()
+        if self._error:
+            raise FindingError(UNVERIFIABLE, f"a file cannot be read: {self._error}")
+        if self.bytes_problems:
+            raise FindingError(CORRUPT, _some(sorted(self.bytes_problems)))
+
+    def _work(self) -> None:
+        while self._todo and not self._error:
+            try:
+                file = self._todo.pop()
+            except IndexError:
+                return
+            try:
+                self._scan(file)
+            except OSError as error:
+                self._error = error
+                return
+
+    def _scan(self, file: File) -> None:
+        path, problem = self._folder / file.path, ""
+        if self._inflate and path.name.endswith(".gz"):
+            size, sha256, problem = hash_and_inflate(path)
+        else:
+            size, sha256 = hash_file(path)
+        self.done_bytes += size
+        if size != file.bytes:
+            self.bytes_problems.append(f"{file.path} has {size} bytes instead of {file.bytes}")
+        elif sha256 != file.sha256:
+            self.bytes_problems.append(f"{file.path} has another SHA-256 than in the manifest")
+        elif problem:
+            self.archive_problems.append(f"{file.path}: {problem}")
+
+
+class Verification:
+    """Climbs the rungs of one backup and stops at the first that does not hold."""
+
+    def __init__(self, folder: Path, drill: Drill, progress: Progress) -> None:
+        self._folder, self._drill, self._progress = folder, drill, progress
+        self._rungs: list[Rung] = []
+        self._activity: Callable[[], str] = lambda: "reading the manifest"
+        self._archive_problems: list[str] = []
+        self.notes: list[str] = []
+        self.manifest: Manifest | None = None
+
+    def run(self) -> Verdict:
+        """Climb, write the verdict beside the backup, and return it."""
+        verdict, backup_id = GOOD, self._folder.name
+        with self._progress.during(lambda: self._activity()):
+            try:
+                self._climb()
+            except FindingError as finding:
+                verdict = finding.verdict
+        passed = [rung.name for rung in self._rungs if rung.passed]
+        result = Verdict(verdict, passed[-1] if passed else None, now(), backup_id, self._rungs)
+        try:
+            append_verdict(self._folder, result)
+        except OSError as error:
+            raise RunbookError(
+                f"The verdict {verdict} of {backup_id} (rung {result.rung}) cannot be written down: {error}.",
+                "Look at the rights and the room of the store, then prove it again.",
+                verdict=result.as_dict(),
+            ) from error
+        return result
+
+    def _reaches(self, rung: str) -> bool:
+        return height(self._drill.rung) >= height(rung)
+
+    def _rung(self, name: str, work: Callable[[], str]) -> None:
+        """Try one rung; what ends it early is a finding, whatever its kind."""
+        started = time.monotonic()
+        try:
+            detail, finding = work(), None
+        except FindingError as error:
+            detail, finding = str(error), error
+        except RunbookError as error:
+            detail, finding = str(error), FindingError(UNVERIFIABLE, str(error))
+        except OSError as error:
+            detail, finding = f"The store cannot be read: {error}.", FindingError(UNVERIFIABLE, str(error))
+        self._rungs.append(Rung(name, finding is None, detail, round(time.monotonic() - started, 3)))
+        self._progress.say(f"{name}: {'passed' if finding is None else 'not passed'}, {detail}")
+        if finding:
+            raise finding
+
+    def _climb(self) -> None:
+        self._rung("bytes", self._bytes)
+        if self._reaches("archive"):
+            self._rung("archive", self._archive)
+        if self._reaches("restore"):
+            self._drill_database()
+
+    def _bytes(self) -> str:
+        manifest = self._read_manifest()
+        compare_names(manifest, files_below(self._folder))
+        scanner = Scanner(self._folder, manifest.files, self._reaches("archive"), self._drill.jobs)
+        self._activity = lambda: f"reading files: {human(scanner.done_bytes)} of {human(manifest.total_bytes)}"
+        scanner.wait()
+        self._archive_problems = scanner.archive_problems
+        return f"{len(manifest.files)} files, {human(manifest.total_bytes)}"
+
+    def _read_manifest(self) -> Manifest:
+        try:
+            self.manifest = read_manifest(self._folder)
+        except ManifestMissingError as error:
+            raise FindingError(INCOMPLETE, str(error)) from error
+        except ManifestCorruptError as error:
+            raise FindingError(CORRUPT, str(error)) from error
+        if self.manifest.backup_id != self._folder.name:
+            raise FindingError(CORRUPT, f"the manifest is that of {self.manifest.backup_id}")
+        return self.manifest
+
+    def _archive(self) -> str:
+        if self._archive_problems:
+            raise FindingError(CORRUPT, _some(sorted(self._archive_problems)))
+        self._activity = lambda: "reading the table of contents"
+        self._tools = find_client_tools(int(self.manifest.server_version.split(".")[0]), self._drill.bin_directory)
+        try:
+            entries = read_contents(self._tools, self._folder / DATA)
+        except RunbookError as error:
+            raise FindingError(CORRUPT, f"the table of contents cannot be read: {error.message}") from error
+        compare_entries(self.manifest, entries, (file.path for file in self.manifest.files))
+        return f"{sum(entry.kind == 'TABLE DATA' for entry in entries)} tables with data, every block inflated"
+
+    def _drill_database(self) -> None:
+        with contextlib.ExitStack() as stack:
+            name = ""
+
+            def restore() -> str:
+                nonlocal name
+                name = self._restore(stack)
+                return f"into {name} on {self._drill.login.host}:{self._drill.login.port}"
+
+            self._rung("restore", restore)
+            login = self._drill.login.at(name)
+            if self._reaches("content"):
+                self._rung("content", lambda: self._content(login))
+            if self._reaches("application"):
+                self._rung("application", lambda: self._application(login))
+            self._activity = lambda: "dropping the scratch database"
+
+    def _restore(self, stack: contextlib.ExitStack) -> str:
+        drill, manifest = self._drill, self.manifest
+        self._activity = lambda: f"restoring {human(manifest.database.size_bytes)} on {drill.login.host}"
+        self._progress.say(self._activity())
+        name, notes = stack.enter_context(
+            scratch_database(drill.login, manifest, own_server=drill.own_server, free_bytes=drill.free_bytes)
+        )
+        self.notes += notes
+        try:
+            fill(
+                drill.login, name, self._folder, self._tools, jobs=drill.jobs, timeout_s=drill.timeout_s,
+                tablespaces=False,
+            )
+            replay_properties(drill.login, name, manifest)
+        except RunbookError as error:
+            raise FindingError(verdict_of_restore_error(error), str(error)) from error
+        return name
+
+    def _content(self, login: Login) -> str:
+        try:
+            self.notes += compare(login, self.manifest, self._drill.jobs, self._progress)
+        except RunbookError as error:
+            raise FindingError(CORRUPT if "differences" in error.context else UNVERIFIABLE, str(error)) from error
+        counted = [table for table in self.manifest.tables if table.rows is not None]
+        return f"{sum(table.rows for table in counted)} rows in {len(counted)} tables, as in the manifest"
+
+    def _application(self, login: Login) -> str:
+        if not self._drill.application_check:
+            raise FindingError(UNVERIFIABLE, "the inventory has no database_application_check for this database")
+        self._activity = lambda: "asking the application's own check"
+        try:
+            return ask_application(login, self._drill.application_check, self._drill.application_timeout_s)
+        except RunbookError as error:
+            raise FindingError(CORRUPT if "answer" in error.context else UNVERIFIABLE, str(error)) from error

@@ -1,0 +1,225 @@
+#!/usr/bin/python
+# Copyright: the sre.runbooks contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: pg_backup_verify
+short_description: Prove a backup of a PostgreSQL database, up to a real restore
+version_added: 0.1.0
+author: the sre.runbooks contributors (@sre-runbooks)
+description:
+  - Climbs rungs and stops at the first that does not hold.
+    V(bytes) reads each file and compares size and SHA-256 with the manifest.
+    V(archive) inflates every data block to its end and compares the table of contents with the manifest's tables.
+    V(restore) restores into a scratch database that is dropped afterwards, whatever happens.
+    V(content) compares exact row counts, sequences, large objects, and fingerprints where they were taken.
+    V(application) runs the owner's own query in the scratch database.
+  - Only V(good) is a proof. V(corrupt) and V(incomplete) are about the backup, V(unverifiable) is about the place where
+    it was to be proven (a server that cannot be reached, an extension that is missing, a full disk).
+  - The verdict is appended to the backup's C(verdicts.jsonl). The module does not fail on a bad verdict; assert it.
+  - On a dedicated scratch server, roles that the backup names and the server lacks are created without the right to log
+    in, and stay. On the database's own server nothing but the scratch database is created.
+attributes:
+  check_mode:
+    support: full
+    description: Chooses the backup and returns the plan; nothing is read, restored or written.
+  diff_mode:
+    support: full
+    description: Shows the plan.
+extends_documentation_fragment:
+  - sre.runbooks.postgresql
+options:
+  store_path:
+    description: The store's folder on this host.
+    type: path
+    required: true
+  system:
+    description: The inventory's own name.
+    type: str
+    required: true
+  target:
+    description: The inventory host of the database.
+    type: str
+    required: true
+  backup_id:
+    description: Which backup. Without it the newest, whatever is known of it.
+    type: str
+  rung:
+    description: How far to climb.
+    type: str
+    choices: [bytes, archive, restore, content, application]
+    default: content
+  own_server:
+    description:
+      - The server in O(login) is the database's own. A drill is then done only with room for twice the database in
+        O(free_bytes) and with at most half of the connections at work.
+    type: bool
+    default: false
+  free_bytes:
+    description: Free space of that server's disk, which cannot be read over libpq.
+    type: int
+  jobs:
+    description: Files that are read at once, workers of C(pg_restore), and connections that count.
+    type: int
+    default: 2
+  application_check:
+    description: The owner's own query. One row, a boolean and perhaps a text.
+    type: str
+  postgresql_bin_directory:
+    description: Folder with the client programs of the server's own major version; without it the usual places.
+    type: path
+  timeout_seconds:
+    description: Seconds after which C(pg_restore) is ended.
+    type: int
+    default: 14400
+  progress_file:
+    description: File for progress lines. Given by the action plugin.
+    type: path
+"""
+
+EXAMPLES = r"""
+- name: Prove the newest backup of the orders
+  sre.runbooks.pg_backup_verify:
+    login:
+      host: scratch.internal
+      user: postgres
+      password: "{{ lookup('ansible.builtin.file', '/etc/sre/secrets/scratch') }}"
+    store_path: /srv/backups
+    system: bakery_ia
+    target: orders-db
+    rung: application
+    application_check: SELECT count(*) > 0, 'orders' FROM orders
+  delegate_to: backup-store
+  register: proof
+
+- name: Only a proof passes
+  ansible.builtin.assert:
+    that: proof.verdict.verdict == 'good'
+"""
+
+RETURN = r"""
+plan:
+  description: The steps, each with C(step), C(target), C(before), C(after), C(reversible).
+  returned: always
+  type: list
+  elements: dict
+  sample: [{step: prove backup, target: orders-db 20261121T021500Z-3fa9, before: no rung, after: content,
+            reversible: true}]
+verdict:
+  description: The verdict as it stands in C(verdicts.jsonl).
+  returned: when not in check mode
+  type: dict
+  sample:
+    verdict: good
+    rung: content
+    proven_at: "2026-11-21T03:00:41.120Z"
+    backup_id: 20261121T021500Z-3fa9
+    rungs: [{name: bytes, passed: true, detail: "14 files, 402.1 MB", duration_s: 1.2}]
+recovery_seconds:
+  description: What the restore took, with the proofs after it. Null when it did not come so far.
+  returned: when not in check mode
+  type: float
+  sample: 38.9
+taken_at:
+  description: The moment that the backup shows. Null when its manifest cannot be read.
+  returned: when not in check mode
+  type: str
+  sample: "2026-11-21T02:15:00.120Z"
+newest_row_at:
+  description: Time of the newest row in the backup. Null when it is not known.
+  returned: when not in check mode
+  type: str
+  sample: "2026-11-21T02:14:59.880Z"
+notes:
+  description: What else an operator should know, such as roles that were created on the scratch server.
+  returned: when not in check mode
+  type: list
+  elements: str
+  sample: ["created roles without login on the scratch server: orders_owner"]
+"""
+
+from pathlib import Path  # noqa: I001
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import Backup, list_backups, pick
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetFolder
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import RUNGS
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.verify import Drill, Verification
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.arguments import login_spec
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login
+from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.run.plan import Plan
+from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
+
+RECOVERY = ("restore", "content", "application")
+
+
+def choose(place: TargetFolder, backup_id: str | None) -> Backup:
+    """The backup to prove: a broken one too, since its verdict is what is asked for."""
+    place.require_store()
+    backups = list_backups(place)
+    fitting = [backup for backup in backups if backup_id in (None, backup.backup_id)]
+    return fitting[-1] if fitting else pick(backups, backup_id=backup_id, least_rung=None)
+
+
+def drill_of(arguments: dict[str, Any]) -> Drill:
+    """The module's arguments as a drill."""
+    return Drill(
+        rung=arguments["rung"], login=Login.from_arguments(arguments["login"]), own_server=arguments["own_server"],
+        free_bytes=arguments["free_bytes"], jobs=max(1, arguments["jobs"]),
+        application_check=arguments["application_check"], bin_directory=arguments["postgresql_bin_directory"],
+        timeout_s=arguments["timeout_seconds"],
+    )
+
+
+def main() -> None:
+    """The module."""
+    module = AnsibleModule(
+        argument_spec={
+            **login_spec(),
+            "store_path": {"type": "path", "required": True},
+            "system": {"type": "str", "required": True},
+            "target": {"type": "str", "required": True},
+            "backup_id": {"type": "str"},
+            "rung": {"type": "str", "choices": list(RUNGS), "default": "content"},
+            "own_server": {"type": "bool", "default": False},
+            "free_bytes": {"type": "int"},
+            "jobs": {"type": "int", "default": 2},
+            "application_check": {"type": "str"},
+            "postgresql_bin_directory": {"type": "path"},
+            "timeout_seconds": {"type": "int", "default": 14400},
+            "progress_file": {"type": "path"},
+        },
+        supports_check_mode=True,
+    )
+    arguments = module.params
+    try:
+        place = TargetFolder(Path(arguments["store_path"]), arguments["system"], arguments["target"])
+        backup = choose(place, arguments["backup_id"])
+        plan = Plan()
+        plan.add(
+            "prove backup", f"{place.target} {backup.backup_id}", backup.proven_rung or "no rung", arguments["rung"]
+        )
+        result: dict[str, Any] = {"changed": True, "plan": plan.as_list(), "diff": plan.diff()}
+        if not module.check_mode:
+            verification = Verification(backup.folder, drill_of(arguments), Progress(arguments["progress_file"]))
+            verdict = verification.run()
+            took = [rung.duration_s for rung in verdict.rungs if rung.name in RECOVERY and rung.passed]
+            manifest = verification.manifest
+            result |= {
+                "verdict": verdict.as_dict(), "notes": verification.notes,
+                "recovery_seconds": round(sum(took), 3) if took else None,
+                "taken_at": manifest.snapshot.taken_at if manifest else None,
+                "newest_row_at": manifest.newest_row_at if manifest else None,
+            }
+    except RunbookError as error:
+        module.fail_json(msg=str(error), error=error.context)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
