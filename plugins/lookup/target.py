@@ -9,7 +9,7 @@ name: target
 short_description: What a runbook acts on, checked before it starts
 version_added: 0.1.0
 author:
-  - sre.runbooks contributors
+  - sre.runbooks contributors (@sre-runbooks)
 description:
   - Stands in C(hosts:) of a play and returns the host pattern in the variable O(target).
   - It raises one sentence with the right command where a plain pattern would end with exit code 0 and nothing done.
@@ -90,7 +90,7 @@ def names(hosts: list[str]) -> str:
 class LookupModule(LookupBase):
     """`lookup('sre.runbooks.target', …)`."""
 
-    def run(self, terms: list[Any], variables: dict[str, Any] | None = None, **kwargs: Any) -> list[str]:
+    def run(self, _terms: list[Any], variables: dict[str, Any] | None = None, **kwargs: Any) -> list[str]:
         """The pattern to act on."""
         self.set_options(var_options=variables, direct=kwargs)
         try:
@@ -115,7 +115,8 @@ class LookupModule(LookupBase):
         candidates = groups.get(among, [])
         if not groups.get("all"):
             raise RunbookError(
-                "The inventory has no hosts.", f"Name one: {self._command(i='<inventory>', target=pattern or '<target>')}"
+                "The inventory has no hosts.",
+                f"Name one: {self._command(i='<inventory>', target=pattern or '<target>')}",
             )
         if not pattern:
             raise RunbookError(

@@ -32,9 +32,13 @@ def now() -> str:
 def append_line(path: Path, data: Mapping[str, Any]) -> None:
     """Append one JSON line; no other process's line can come into the middle of it."""
     line = (json.dumps(data, ensure_ascii=False, default=str) + "\n").encode()
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+            # A killed writer left half a line; ours must not become a part of it.
+            line = b"\n" + line
         while line:
             line = line[os.write(descriptor, line) :]
     finally:

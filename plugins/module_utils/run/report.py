@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from ansible_collections.sre.runbooks.plugins.module_utils.run.outcome import UNKNOWN, decide, from_data, worst
+from ansible_collections.sre.runbooks.plugins.module_utils.run.outcome import UNKNOWN, Outcome, from_data, worst
 from ansible_collections.sre.runbooks.plugins.module_utils.run.records import Record
 
 FORMAT = 1
@@ -98,7 +98,7 @@ def target_report(name: str, records: Sequence[Record]) -> dict[str, Any]:
 
     begin, end = kinds.get("begin", [{}])[0], (kinds.get("end") or [None])[-1]
     command = begin.get("data", {}).get("command", "")
-    outcome = from_data(end["data"]) if end else decide(records, resume=command)
+    outcome = from_data(end["data"]) if end else Outcome(UNKNOWN, "It has not ended.", command)
     started, ended = records[0]["at"], records[-1]["at"]
     plans = data("plan")
     return {

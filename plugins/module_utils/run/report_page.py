@@ -243,11 +243,14 @@ def _share(measure: Mapping[str, Any]) -> float | None:
     return round(min(100.0, 100.0 * measure["value"] / measure["objective"]), 1) if measure["objective"] else 100.0
 
 
-def _lost(first: Mapping[str, dict[str, Any]]) -> dict[str, Any] | None:
-    """What was lost: rows where they were counted, else the time without data; None when neither was measured."""
+def _lost(first: Mapping[str, dict[str, Any]], outcome: str) -> dict[str, Any] | None:
+    """What was lost: rows where they were counted, else the time without data; None where a success names neither."""
     rows, point = first.get("rows_lost"), first.get("recovery_point")
     if not rows and not point:
-        return None
+        untouched = outcome in (outcomes.REFUSED, outcomes.NOTHING_TO_DO)
+        nothing = {"value": "Nothing", "words": "nothing was changed", "tone": "quiet"}
+        unproven = {"value": "Not known", "words": "nobody measured it", "tone": "warn"}
+        return nothing if untouched else None if outcome == outcomes.DONE else unproven
     target = f", target {point['objective']}" if point and point["objective"] else ""
     words = f"{point['value']} of data{target}" if point and rows else f"of data{target}" if point else ""
     return {"value": (rows or point or {})["value"], "words": words, "tone": point["tone"] if point else "quiet"}
@@ -277,7 +280,7 @@ def _target(target: Mapping[str, Any]) -> dict[str, Any]:
         "timeline": timeline(target),
         "health": _health(target),
         "measures": measures,
-        "lost": _lost(first),
+        "lost": _lost(first, target["outcome"]),
         "steps": [
             {
                 **step,
