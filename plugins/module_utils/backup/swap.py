@@ -34,7 +34,7 @@ with contextlib.suppress(ImportError):  # connect() tells the operator
 UNTOUCHED = "untouched"
 RESTORING_SUFFIX = re.compile(r"__restoring_(\d{8}T\d{6}Z-[0-9a-f]{4})$")
 POLL_S = 0.005
-# A rename waits for locks on the database itself (an open ALTER DATABASE … SET); applications are away meanwhile.
+# A rename waits for locks on the database itself (an open ALTER ROLE … IN DATABASE); applications are away meanwhile.
 LOCK_TIMEOUT_S = 5.0
 
 DATABASES = """
