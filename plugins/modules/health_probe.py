@@ -219,7 +219,8 @@ options:
   wait_for_second_sample:
     description:
       - Take a second sample in this call, 10 seconds after the first, where no usable one is kept.
-      - Without it V(true) when O(samples_file) is not given, and V(false) when it is.
+      - Without it V(false) when O(samples_file) is given and lasts, otherwise V(true). It does not last where the
+        module runs in a container and C(XDG_STATE_HOME) names no place that was chosen.
     type: bool
   samples:
     description: How often a check that is not ok is asked at most (M of "N of M").
@@ -233,6 +234,10 @@ options:
     description: Seconds between two of O(samples).
     type: float
     default: 2
+  show:
+    description: Print a table on the controller, the problems first; in colours where the output is a terminal.
+    type: bool
+    default: false
   progress_file:
     description: Where to write what is still awaited; given by the action plugin of the same name.
     type: path
@@ -332,13 +337,16 @@ summary:
     - "warning  orders-db monitor.connections_percent: 84.5 percent, more than 80 (82 of 97 connections are in use)."
 """
 
+import os
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sre.runbooks.plugins.module_utils.health.arguments import argument_spec
 from ansible_collections.sre.runbooks.plugins.module_utils.health.kinds import PROBES
 from ansible_collections.sre.runbooks.plugins.module_utils.health.samples import SampleFile
 from ansible_collections.sre.runbooks.plugins.module_utils.health.summary import status_of, summary
-from ansible_collections.sre.runbooks.plugins.module_utils.health.sweep import Limits, Sweep, requests_from
+from ansible_collections.sre.runbooks.plugins.module_utils.health.sweep import Limits, Sweep, requests_from, unchecked
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.run.folder import throwaway_place
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
 
 LIMITS = (
@@ -351,9 +359,10 @@ def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
     options = module.params
     wait = options["wait_for_second_sample"]
+    nothing_lasts = not options["samples_file"] or bool(throwaway_place(os.environ))
     limits = Limits(
         **{name: options[name] for name in LIMITS},
-        wait_for_second_sample=not options["samples_file"] if wait is None else wait,
+        wait_for_second_sample=nothing_lasts if wait is None else wait,
     )
     try:
         sweep = Sweep(PROBES, limits, Progress(options["progress_file"]))
@@ -362,7 +371,7 @@ def main() -> None:
         )
     except RunbookError as error:
         module.fail_json(msg=str(error), error=error.context)
-    checks = [check.as_dict() for check in outcome.checks]
+    checks = [check.as_dict() for check in unchecked(options["targets"]) + outcome.checks]
     module.exit_json(
         changed=False, status=status_of(checks), checks=checks, not_measured=outcome.not_measured,
         summary=summary(checks, outcome.not_measured),

@@ -80,5 +80,6 @@ def argument_spec() -> dict[str, Any]:
         "samples": {"type": "int", "default": 1},
         "samples_needed": {"type": "int", "default": 1},
         "samples_interval_seconds": {"type": "float", "default": 2},
+        "show": {"type": "bool", "default": False},
         "progress_file": {"type": "path"},
     }

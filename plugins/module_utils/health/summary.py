@@ -74,31 +74,43 @@ def offender_text(check: Mapping[str, Any]) -> str:
     return f"{check['status']:8}  {check['target']} {check['name']}: {value}{check['message']}"
 
 
-def summary(checks: Checks, not_measured: Iterable[str] = ()) -> list[str]:
-    """One line on the whole, one for each check that is not ok, one for each thing not measured yet."""
+def summary(checks: Checks, not_measured: Iterable[str] = (), at_least: str = "warning") -> list[str]:
+    """One line on the whole, one for each check that is not ok, one for each thing not measured yet.
+
+    Args:
+        checks: of all targets.
+        not_measured: sentences.
+        at_least: leave out what is better than this status.
+    """
     if not checks:
         return ["Nothing was checked, so nothing is known to be well.", *not_measured]
-    problems = [check for check in in_order(checks) if check["status"] != "ok"]
+    problems = [check for check in in_order(checks) if rank(check["status"]) >= max(1, rank(at_least))]
     targets = len({check["target"] for check in checks})
     whole = f"{len(checks)} checks of {targets} {'target' if targets == 1 else 'targets'}: {counts(checks)}."
     return [whole, *map(offender_text, problems), *not_measured]
 
 
-def table(checks: Checks, width: int = 120, colour: bool = False) -> str:
-    """All checks as a table for a terminal, problems first.
+def table(checks: Checks, width: int = 0, colour: bool = False, everything: bool = False) -> str:
+    """The checks as a table for a terminal, problems first; what is well takes one line for each target.
 
     Args:
         checks: what to show.
         width: columns of the terminal; the message is cut to it. 0 cuts nothing.
         colour: whether the terminal shows colours.
+        everything: one line for each check that is well, too.
     """
+    shown = [check for check in in_order(checks) if everything or check["status"] != "ok"]
     rows = [
         (check["status"], check["target"], check["name"], value_text(check),
-         ". ".join(filter(None, [threshold_text(check), check["message"]])))
-        for check in in_order(checks)
+         ": ".join(filter(None, [threshold_text(check), check["message"]])))
+        for check in shown
     ]
+    if not everything:
+        ailing = {check["target"] for check in shown}
+        well = Counter(check["target"] for check in checks if check["target"] not in ailing)
+        rows += [("ok", target, "all", str(count), "") for target, count in sorted(well.items())]
     widths = [max(len(row[column]) for row in [HEADINGS, *rows]) for column in range(4)]
-    room = max(20, width - sum(widths) - 8) if width else 0
+    room = max(20, width - sum(widths) - 10) if width else 0
     lines = [_line(HEADINGS, widths, room)]
     for row in rows:
         line = _line(row, widths, room)

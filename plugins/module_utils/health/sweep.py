@@ -84,6 +84,14 @@ def requests_from(targets: Sequence[Mapping[str, Any]], limits: Limits) -> list[
     return requests
 
 
+def unchecked(targets: Sequence[Mapping[str, Any]]) -> list[Check]:
+    """A check that is unknown for each target that has none: what nobody looks at is not known to be well."""
+    return [
+        Check("health_checks", target["name"], "none", "unknown", "The inventory has no health check for it.")
+        for target in targets if not target["checks"]
+    ]
+
+
 def _require(limits: Limits) -> None:
     for option, least in (("timeout_seconds", 0.01), ("deadline_seconds", 0.01), ("concurrency", 1),
                           ("body_limit_bytes", 1), ("samples", 1), ("samples_needed", 1)):
