@@ -1,0 +1,90 @@
+# Copyright: the sre.runbooks contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""docs/runbooks/<playbook>.md against the playbooks and their roles' argument_specs, so that no page goes stale."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tools.repository import NAMESPACE, ROOT, playbooks, public_variables, roles, used_roles
+
+SECTIONS = (
+    "When to use it",
+    "The command",
+    "What it asks",
+    "What it changes",
+    "The outage to expect",
+    "How to undo it",
+    "Exit codes",
+)
+# What docs/runbooks/README.md explains once for all playbooks.
+COMMON = "README"
+COMMON_ROLE = "run"
+COMMON_VARIABLES = {"target", "expect", "approve"}
+
+
+def findings(root: Path = ROOT) -> list[str]:
+    """All that is wrong, as sentences."""
+    folder = root / "docs" / "runbooks"
+    variables = {role.name: public_variables(role) for role in roles(root)}
+    names = {path.stem for path in playbooks(root)}
+    known = {name for options in variables.values() for name in options} | COMMON_VARIABLES
+    words = names | plugin_names(root) | set(variables)
+    found = [
+        f"docs/runbooks/{path.name}: there is no playbook of this name."
+        for path in sorted(folder.glob("*.md"))
+        if path.stem not in names and path.stem != COMMON
+    ]
+    pages = [(path.stem, used_roles(path)) for path in playbooks(root)]
+    for name, used in [(COMMON, [COMMON_ROLE]), *pages]:
+        page = folder / f"{name}.md"
+        where = f"docs/runbooks/{name}.md"
+        if not page.exists():
+            found.append(f"{where} is missing.")
+            continue
+        text = page.read_text(encoding="utf-8")
+        wanted = {one for role in used if name == COMMON or role != COMMON_ROLE for one in variables.get(role, {})}
+        required = () if name == COMMON else SECTIONS
+        problems = page_problems(text, required, wanted, known, words, set(variables))
+        found += [f"{where}: {problem}" for problem in problems]
+    return found
+
+
+def page_problems(
+    text: str, sections: tuple[str, ...], wanted: set[str], known: set[str], words: set[str], role_names: set[str]
+) -> list[str]:
+    """What is wrong with one page.
+
+    Args:
+        sections: the headings of the second level that it must have, in this order.
+        wanted: variables that it must mention.
+        known: all public variables; what looks like one must be among them.
+        role_names: what begins with one of them and stands in backticks is taken for a variable.
+        words: names of playbooks, roles and plugins; what stands behind `sre.runbooks.` must be among them.
+    """
+    headings = re.findall(r"^## (.+?)\s*$", text, re.MULTILINE)
+    found = [f"the section '## {section}' is missing." for section in sections if section not in headings]
+    if not found and [heading for heading in headings if heading in sections] != list(sections):
+        found.append(f"the sections are not in the order {', '.join(sections)}.")
+    mentioned = set(re.findall(r"[a-z_][a-z0-9_]+", text))
+    found += [f"the variable {name} is not mentioned." for name in sorted(wanted - mentioned)]
+    given = set(re.findall(r"(?:-e|--extra-vars)[ =]['\"]?([a-z_][a-z0-9_]*)=", text))
+    # Only what begins with a role's name is a role's variable; other words in backticks may be the inventory's.
+    quoted = set(re.findall(r"`([a-z][a-z0-9]*_[a-z0-9_]+)`", text)) - words
+    of_a_role = {name for name in quoted if any(name.startswith(f"{word}_") for word in role_names)}
+    found += [f"there is no variable {name}." for name in sorted((given | of_a_role) - known)]
+    found += [
+        f"there is no {NAMESPACE}{name}."
+        for name in sorted(set(re.findall(r"\bsre\.runbooks\.([a-z_]+)", text)) - words)
+    ]
+    return found
+
+
+def plugin_names(root: Path) -> set[str]:
+    """What can stand behind `sre.runbooks.` besides playbooks: modules and other plugins."""
+    folders = ("modules", "action", "lookup", "callback")
+    names = {path.stem for folder in folders for path in (root / "plugins" / folder).glob("*.py")}
+    for path in (root / "plugins" / "filter").glob("*.py"):
+        names |= set(re.findall(r"[\"'](\w+)[\"']\s*:", path.read_text(encoding="utf-8"))) | {path.stem}
+    return names
