@@ -166,14 +166,15 @@ class LookupModule(LookupBase):
         return pattern
 
     def _expected(self, pattern: str, hosts: list[str], expect: str) -> None:
+        count = "1 host" if len(hosts) == 1 else f"{len(hosts)} hosts"
         if expect and expect != str(len(hosts)):
             raise RunbookError(
-                f"The target {pattern} is {len(hosts)} hosts and {expect} were expected: {names(hosts)}.",
-                f"If you mean all of them: {self._command(target=pattern, expect=str(len(hosts)))}",
+                f"The target {pattern} is {count} and {expect} were expected: {names(hosts)}.",
+                f"If you mean that: {self._command(target=pattern, expect=str(len(hosts)))}",
             )
         if len(hosts) > 1 and not expect:
             raise RunbookError(
-                f"The target {pattern} is {len(hosts)} hosts: {names(hosts)}.",
+                f"The target {pattern} is {count}: {names(hosts)}.",
                 f"Say how many you expect: {self._command(target=pattern, expect='<count>')}",
             )
 
