@@ -1,0 +1,59 @@
+# Copyright: the sre.runbooks contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""All tests with one call of pytest, so that they share their servers; then the roles' molecule scenarios.
+
+A test that takes long is silent; the seconds that it has taken are printed behind its name.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LAYERS = ("unit", "integration", "scenarios")
+SILENCE_S = 4.0
+
+
+def run(argv: list[str], environment: dict[str, str]) -> int:
+    """Run a program, pass on what it says at once, and say how long it has been silent; returns its exit code."""
+    with (
+        subprocess.Popen(
+            argv, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ) as child,
+        selectors.DefaultSelector() as selector,
+    ):
+        selector.register(child.stdout, selectors.EVENT_READ)
+        silent_since = time.monotonic()
+        while True:
+            if not selector.select(SILENCE_S):
+                print(f" … {time.monotonic() - silent_since:.0f} s", end="", flush=True)
+                continue
+            silent_since = time.monotonic()
+            said = os.read(child.stdout.fileno(), 65536)
+            if not said:
+                return child.wait()
+            sys.stdout.buffer.write(said)
+            sys.stdout.flush()
+
+
+def main(arguments: list[str]) -> int:
+    """The exit code is that of the first part that failed."""
+    started = time.monotonic()
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    layers = [f"tests/{layer}" for layer in LAYERS if (ROOT / "tests" / layer).is_dir()]
+    colour = ["--color=yes"] if sys.stdout.isatty() else []
+    code = run([sys.executable, "-m", "pytest", "-v", "--durations=10", *colour, *(arguments or layers)], environment)
+    if not code and not arguments and (ROOT / "extensions" / "molecule").is_dir():
+        environment["MOLECULE_GLOB"] = "extensions/molecule/*/molecule.yml"
+        code = run([str(Path(sys.executable).parent / "molecule"), "test", "--all"], environment)
+    print(f"make test: {'passed' if code == 0 else 'FAILED'} after {time.monotonic() - started:.0f} s")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
