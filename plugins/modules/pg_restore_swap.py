@@ -157,13 +157,14 @@ backup:
   returned: when O(state=prepared)
   type: dict
   sample: {backup_id: 20261121T021500Z-3fa9, taken_at: "2026-11-21T02:15:00.120Z", proven_rung: content,
-           newest_row_at: "2026-11-21T02:14:59.880Z", size_bytes: 500000000}
+           newest_row_at: "2026-11-21T02:14:59.880Z", size_bytes: 500000000, drill_seconds: 41.2}
 losses:
   description: What a restore (or going back) takes away, as far as it can be told.
   returned: when the live database can be read
   type: dict
   sample: {newest_live_row_at: "2026-11-21T14:31:00.000Z", newest_backup_row_at: "2026-11-21T02:14:59.880Z",
-           rows_lost: 4120, problem: "", tables: [{table: public.orders, backup: 100000, live: 104120}]}
+           lost_seconds: 44160.12, rows_lost: 4120, problem: "",
+           tables: [{table: public.orders, backup: 100000, live: 104120}]}
 notes:
   description: Sentences worth knowing that stop nothing.
   returned: when O(state=prepared)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -216,8 +217,9 @@ def losses(connection: Connection, manifest: Manifest, newest_row_query: str | N
     """What a restore would take away from the live database that `connection` is in.
 
     Returns:
-        `newest_live_row_at` and `newest_backup_row_at` (None when unknown), `rows_lost` (about; in tables that have
-        more rows now), `tables` (`table, backup, live`, where they differ), `problem` (why the newest row is unknown).
+        `newest_live_row_at` and `newest_backup_row_at` (None when unknown), `lost_seconds` between them, `rows_lost`
+        (about; in tables that have more rows now), `tables` (`table, backup, live`, where they differ), `problem` (why
+        the newest row is unknown).
     """
     newest, problem = None, ""
     if newest_row_query:
@@ -233,8 +235,17 @@ def losses(connection: Connection, manifest: Manifest, newest_row_query: str | N
     ]
     return {
         "newest_live_row_at": newest, "newest_backup_row_at": manifest.newest_row_at, "problem": problem,
+        "lost_seconds": lost_seconds(newest, manifest.newest_row_at),
         "rows_lost": sum(max(0, (one["live"] or 0) - (one["backup"] or 0)) for one in differ), "tables": differ,
     }
+
+
+def lost_seconds(newest_live: str | None, newest_backup: str | None) -> float | None:
+    """Seconds between two newest rows; until now when the live one cannot be told, None when the backup's cannot."""
+    if newest_backup is None:
+        return None
+    end = datetime.fromisoformat(newest_live) if newest_live else datetime.now(UTC)
+    return max(0.0, round((end - datetime.fromisoformat(newest_backup)).total_seconds(), 3))
 
 
 def written_since(connection: Connection, manifest: Manifest | None, tables: list[Table]) -> dict[str, Any]:

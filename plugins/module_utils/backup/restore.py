@@ -128,6 +128,7 @@ class Restore:
         self.result.values["backup"] = {
             "backup_id": backup.backup_id, "taken_at": manifest.snapshot.taken_at, "proven_rung": backup.proven_rung,
             "newest_row_at": manifest.newest_row_at, "size_bytes": manifest.database.size_bytes,
+            "drill_seconds": _drill_seconds(backup),
         }
         properties = manifest.database
         if position.live:
@@ -394,6 +395,15 @@ def _manifest(backup: Backup) -> Manifest:
     if backup.manifest is None:
         raise RunbookError(f"The backup {backup.backup_id} has no whole manifest: {backup.problem}")
     return backup.manifest
+
+
+def _drill_seconds(backup: Backup) -> float | None:
+    """How long the last drill took to restore and compare it; None when there was none."""
+    for verdict in reversed(backup.verdicts):
+        seconds = [rung.duration_s for rung in verdict.rungs if rung.name in ("restore", "content") and rung.passed]
+        if seconds:
+            return round(sum(seconds), 1)
+    return None
 
 
 def _own(properties: Properties) -> Properties:
