@@ -8,7 +8,8 @@ DOCUMENTATION = r"""
 module: pg_backup
 short_description: Back up a PostgreSQL database, with the counts to prove it
 version_added: 0.1.0
-author: the sre.runbooks contributors (@sre-runbooks)
+author:
+  - sre.runbooks contributors (@sre-runbooks)
 description:
   - Dumps one database with C(pg_dump) in directory format, in parallel and in one snapshot. All tables are locked
     C(ACCESS SHARE) before the snapshot is taken, so that a C(TRUNCATE) cannot slip between.

@@ -8,7 +8,8 @@ DOCUMENTATION = r"""
 module: pg_backup_verify
 short_description: Prove a backup of a PostgreSQL database, up to a real restore
 version_added: 0.1.0
-author: the sre.runbooks contributors (@sre-runbooks)
+author:
+  - sre.runbooks contributors (@sre-runbooks)
 description:
   - Climbs rungs and stops at the first that does not hold.
     V(bytes) reads each file and compares size and SHA-256 with the manifest.

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest, read_manifest
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetFolder
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetFolder, human
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import (
+    BAD,
     Verdict,
     height,
     proven_rung,
@@ -127,6 +128,61 @@ def pick(
             continue
         return backup
     raise RunbookError(f"There is no backup{wanted}: {_summary(backups)}", hint)
+
+
+HEADING = f"{'target':<24} {'newest backup':<22} {'age':>8} {'size':>10}  {'proven':<12} backups"
+
+
+def age_words(seconds: float) -> str:
+    """An age for a narrow column."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def line_of(target: str, backups: Sequence[Backup], moment: datetime) -> str:
+    """A line of the terminal's table under HEADING."""
+    if not backups:
+        return f"{target:<24} {'none':<22} {'':>8} {'':>10}  {'':<12} 0"
+    newest = backups[-1].as_dict(moment)
+    age = "unknown" if newest["age_s"] is None else age_words(newest["age_s"])
+    size = "unknown" if newest["total_bytes"] is None else human(newest["total_bytes"])
+    verdict = newest["verdict"] if newest["verdict"] in BAD else newest["rung"] or "not proven"
+    return f"{target:<24} {newest['backup_id']:<22} {age:>8} {size:>10}  {verdict:<12} {len(backups)}"
+
+
+def assess(
+    target: str, backups: Sequence[Backup], moment: datetime, maximum_age_s: float, least_rung: str
+) -> list[str]:
+    """What is wrong with a catalog, each a sentence with the next step; empty when nothing is.
+
+    Args:
+        target: the inventory host.
+        backups: oldest first.
+        moment: now.
+        maximum_age_s: how old the newest proven backup may be.
+        least_rung: from which rung on a backup counts as proven.
+    """
+    back_up = f"Run: ansible-playbook sre.runbooks.database_backup -e target={target}"
+    if not backups:
+        return [f"{target} has no backup. {back_up}"]
+    found = [
+        f"{backup.backup_id} of {target} is {backup.verdicts[-1].verdict}."
+        for backup in backups if backup.verdicts and backup.verdicts[-1].verdict in BAD
+    ]
+    try:
+        proven = pick(backups, least_rung=least_rung)
+    except RunbookError as error:
+        prove = f"Run: ansible-playbook sre.runbooks.backup_verify -e target={target}"
+        return [*found, f"{target}: {error.message} {prove}"]
+    age = (moment - proven.taken_at).total_seconds()
+    if age > maximum_age_s:
+        found.append(
+            f"The newest backup of {target} that is proven to the rung {least_rung}, {proven.backup_id}, is"
+            f" {age_words(age)} old, and at most {age_words(maximum_age_s)} are allowed. {back_up}"
+        )
+    return found
 
 
 def _summary(backups: Sequence[Backup]) -> str:

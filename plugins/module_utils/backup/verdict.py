@@ -15,6 +15,8 @@ from typing import Any
 RUNGS = ("bytes", "archive", "restore", "content", "application")
 VERDICTS = "verdicts.jsonl"
 GOOD, CORRUPT, INCOMPLETE, UNVERIFIABLE = "good", "corrupt", "incomplete", "unverifiable"
+# What is about the backup itself.
+BAD = (CORRUPT, INCOMPLETE)
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def proven_rung(verdicts: Sequence[Verdict]) -> str | None:
     """
     best: str | None = None
     for verdict in verdicts:
-        if verdict.verdict in (CORRUPT, INCOMPLETE):
+        if verdict.verdict in BAD:
             best = None
         elif verdict.verdict == GOOD and height(verdict.rung) > height(best):
             best = verdict.rung

@@ -1,0 +1,223 @@
+# Copyright: the sre.runbooks contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A small platform for the backup playbooks: one server with databases, one for drills, two stores.
+
+| fixture | scope | what |
+|---|---|---|
+| `backups` | function | `Backups`: `orders-db` (odd name), `local-db` (store on its own server), `broken-db` (wrong password) |
+| `small_disk` | function | a folder on a file system of 64 MB (root only) |
+| `small_server` | function | a PostgreSQL server on a file system of 100 MB (root only) |
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import connect, identifier
+from psycopg import sql
+
+from lab import machine
+from lab.postgresql import PostgresServer
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+ODD_NAME = "Ordres d'été \"2026\" a=b"
+PREFIX = "backup-tests-"
+
+
+class Backups:
+    """The platform, and playbooks against it."""
+
+    def __init__(self, server: PostgresServer, scratch: PostgresServer, folder: Path) -> None:
+        self.server, self.folder = server, folder
+        self.name, self.password = ODD_NAME, server.login.password
+        self.store, self.local_store, self.runs = folder / "store", folder / "local-store", folder / "runs"
+        for path in (self.store, self.local_store, folder / "home"):
+            path.mkdir()
+        for name, one in (("admin", server), ("scratch", scratch)):
+            machine.write_private(folder / name, one.login.password)
+        machine.write_private(folder / "wrong", "a-wrong-word")
+        (folder / "hosts.yml").write_text(yaml.safe_dump(self._inventory(scratch)), encoding="utf-8")
+
+    def _inventory(self, scratch: PostgresServer) -> dict[str, Any]:
+        def admin(secret: str) -> dict[str, str]:
+            return {
+                "user": "postgres",
+                "password": f"{{{{ lookup('ansible.builtin.file', secrets_directory ~ '/{secret}') }}}}",
+            }
+
+        databases = {
+            "orders-db": {
+                "database_name": ODD_NAME, "backup_store": "remote-store",
+                "database_newest_row_query": "SELECT max(created_at) FROM orders",
+                "database_application_check": "SELECT count(*) > 0, count(*) || ' orders' FROM orders",
+            },
+            "local-db": {"database_name": "local", "backup_store": "local-store"},
+            "broken-db": {
+                "database_name": "local", "backup_store": "remote-store", "database_admin": admin("wrong"),
+            },
+        }
+        return {
+            "all": {
+                "vars": {
+                    "system": "backup_tests", "secrets_directory": str(self.folder), "run_directory": str(self.runs),
+                    "run_lock_directory": str(self.folder / "locks"), "ansible_connection": "local",
+                    "ansible_python_interpreter": "{{ ansible_playbook_python }}",
+                },
+                "children": {
+                    "databases": {
+                        "hosts": databases,
+                        "vars": {
+                            "database_host": "127.0.0.1", "database_port": self.server.port,
+                            "database_sslmode": "disable", "database_admin": admin("admin"), "server": "db-server",
+                            "scratch_server": "scratch", "postgresql_bin_directory": str(self.server.bin_directory),
+                            "backup_policy": {"maximum_age_seconds": 90000},
+                            "recovery_time_objective_seconds": 14400, "recovery_point_objective_seconds": 86400,
+                        },
+                    },
+                    "stores": {
+                        "hosts": {
+                            "remote-store": {"server": "store-server", "store_path": str(self.store)},
+                            "local-store": {"server": "db-server", "store_path": str(self.local_store)},
+                        }
+                    },
+                    "servers": {
+                        "hosts": {
+                            "db-server": {}, "store-server": {},
+                            "scratch": {
+                                "postgresql_host": "127.0.0.1", "postgresql_port": scratch.port,
+                                "postgresql_admin": admin("scratch"),
+                            },
+                        }
+                    },
+                },
+            }
+        }
+
+    def sql(self, statements: str) -> None:
+        """Run statements in the orders' database."""
+        with connect(self.server.login.at(ODD_NAME), "tests") as connection:
+            connection.execute(statements.encode())
+
+    def argv(self, playbook: str, *arguments: str) -> list[str]:
+        """The command of a playbook."""
+        return [
+            str(REPOSITORY / ".venv/bin/ansible-playbook"), "-i", str(self.folder / "hosts.yml"),
+            f"playbooks/{playbook}.yml", *arguments,
+        ]
+
+    def environment(self) -> dict[str, str]:
+        """The environment of a playbook: a home of its own, and no terminal."""
+        return {**os.environ, "HOME": str(self.folder / "home"), "NO_COLOR": "1"}
+
+    def play(self, playbook: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a playbook to its end."""
+        return subprocess.run(
+            self.argv(playbook, *arguments), cwd=REPOSITORY, env=self.environment(), stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, timeout=180, check=False,
+        )
+
+    def folders(self, target: str) -> list[Path]:
+        """The backups of a target, oldest first."""
+        found = [*self.store.glob(f"backup_tests/{target}/2*"), *self.local_store.glob(f"backup_tests/{target}/2*")]
+        return sorted(path for path in found if path.is_dir())
+
+    def written(self) -> list[Path]:
+        """Every file that a run or a backup wrote."""
+        places = (self.runs, self.store, self.local_store, self.folder / "home")
+        return [path for place in places for path in place.rglob("*") if path.is_file()]
+
+    def records(self) -> list[dict[str, Any]]:
+        """The records of all runs, oldest first."""
+        return [
+            json.loads(line)
+            for path in sorted(self.runs.glob("*/run.jsonl")) for line in path.read_text().splitlines()
+        ]
+
+    def scratch(self, server: PostgresServer) -> str:
+        """The variables that make another server the scratch server."""
+        secret = self.folder / "other-scratch"
+        machine.write_private(secret, server.login.password)
+        password = f"{{{{ lookup('ansible.builtin.file', '{secret}') }}}}"
+        return json.dumps(
+            {"postgresql_port": server.port, "postgresql_admin": {"user": "postgres", "password": password}}
+        )
+
+
+def _mounted(folder: Path, size: str) -> Iterator[Path]:
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small file system")
+    folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run([shutil.which("mount") or "mount", "-t", "tmpfs", "-o", f"size={size},mode=0755", "tmpfs", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run([shutil.which("umount") or "umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    yield from _mounted(tmp_path / "small-disk", "64m")
+
+
+@pytest.fixture
+def small_server(server_place: Path) -> Iterator[PostgresServer]:
+    settings = {"fsync": "off", "wal_level": "minimal", "max_wal_senders": "0", "min_wal_size": "32MB"}
+    for folder in _mounted(server_place / "small", "100m"):
+        with PostgresServer(folder / "server", settings=settings) as server:
+            yield server
+
+
+@pytest.fixture(scope="session")
+def server_place() -> Iterator[Path]:
+    """A folder that servers can reach; what a killed test run left is ended first."""
+    root = machine.state_root()
+    for left in root.glob(f"{PREFIX}*"):
+        if not machine.is_running(int(left.name.removeprefix(PREFIX)), "pytest"):
+            _end(left)
+    folder = root / f"{PREFIX}{os.getpid()}"
+    folder.mkdir(mode=0o711)
+    yield folder
+    _end(folder)
+
+
+def _end(folder: Path) -> None:
+    for data in folder.rglob("data/PG_VERSION"):
+        PostgresServer(data.parent.parent).kill()
+    if (folder / "small").is_mount():
+        subprocess.run([shutil.which("umount") or "umount", "--lazy", str(folder / "small")], check=True)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def backup_servers(server_place: Path) -> Iterator[tuple[PostgresServer, PostgresServer]]:
+    """The databases' server, and the one for drills."""
+    settings = {"fsync": "off", "max_connections": "40", "shared_buffers": "32MB"}
+    with PostgresServer(server_place / "databases", settings=settings) as server, \
+            PostgresServer(server_place / "scratch", settings=settings) as scratch:
+        yield server, scratch
+
+
+@pytest.fixture
+def backups(backup_servers: tuple[PostgresServer, PostgresServer], tmp_path: Path) -> Iterator[Backups]:
+    server, scratch = backup_servers
+    with connect(server.login, "tests") as connection:
+        for name in (ODD_NAME, "local"):
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(identifier(name)))
+        folder = tmp_path / "platform"
+        folder.mkdir()
+        platform = Backups(server, scratch, folder)
+        platform.sql(
+            "CREATE TABLE orders (id bigserial PRIMARY KEY, created_at timestamptz DEFAULT now(), v text);"
+            "INSERT INTO orders (v) SELECT md5(i::text) FROM generate_series(1, 5000) AS i"
+        )
+        yield platform
+        for name in (ODD_NAME, "local"):
+            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(identifier(name)))

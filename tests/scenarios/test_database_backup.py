@@ -1,0 +1,119 @@
+"""The playbook database_backup, as an operator starts it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import MANIFEST, read_manifest
+
+from lab import machine
+from tests.scenarios.backup_platform import REPOSITORY
+
+
+def test_a_database_with_an_odd_name_is_backed_up_and_read_back(backups):
+    """A80 B39 D14 ⚠: the password is nowhere, the backup is whole."""
+    done = backups.play("database_backup", "-e", "target=orders-db", "-vvv")
+    assert done.returncode == 0, done.stdout[-3000:]
+    (folder,) = backups.folders("orders-db")
+    assert read_manifest(folder).database.name == backups.name
+    assert "orders-db: DONE." in done.stdout
+    assert backups.password not in done.stdout + done.stderr
+    assert all(backups.password.encode() not in path.read_bytes() for path in backups.written())
+
+
+def test_one_failing_database_does_not_stop_the_others(backups):
+    done = backups.play("database_backup", "-e", "target=databases", "-e", "expect=3")
+    assert done.returncode != 0
+    assert len(backups.folders("orders-db")) == 1
+    assert len(backups.folders("local-db")) == 1
+    assert backups.folders("broken-db") == []
+    assert "password authentication failed" in done.stdout
+    assert "broken-db: REFUSED." in done.stdout
+
+
+def test_a_store_on_the_databases_own_server_is_warned_of(backups):
+    """B38 ⚠."""
+    done = backups.play("database_backup", "-e", "target=local-db")
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "WARNING: the store local-store and the database local-db are both on the server db-server" in done.stdout
+    assert "WARNING" not in backups.play("database_backup", "-e", "target=orders-db").stdout
+
+
+def test_check_mode_plans_and_writes_nothing_into_the_store(backups):
+    done = backups.play("database_backup", "-e", "target=orders-db", "--check", "--diff")
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "back up database" in done.stdout
+    assert backups.folders("orders-db") == []
+
+
+def test_many_targets_want_their_number(backups):
+    done = backups.play("database_backup", "-e", "target=databases")
+    assert done.returncode != 0
+    assert "Say how many you expect" in done.stdout + done.stderr
+    assert not list(backups.store.rglob(MANIFEST))
+
+
+def test_a_store_that_becomes_full_while_dumping_is_said_with_the_values(backups, small_disk: Path):
+    """X4 ⚠: a first backup teaches a wrong estimate, then the data does not compress any more."""
+    backups.sql("CREATE TABLE filler AS SELECT repeat('x', 1000) AS v FROM generate_series(1, 10000)")
+    extra = ("-e", "target=orders-db", "-e", f'{{"store_path": "{small_disk}"}}')
+    first = backups.play("database_backup", *extra)
+    assert first.returncode == 0, first.stdout[-3000:]
+    backups.sql(
+        "CREATE TABLE noise AS SELECT string_agg(sha512((random()::text || j)::bytea), ''::bytea) AS v"
+        " FROM generate_series(1, 2750) AS i, generate_series(1, 400) AS j GROUP BY i"
+    )
+    before = sorted(path for path in small_disk.rglob(MANIFEST))
+    second = backups.play("database_backup", *extra)
+    assert second.returncode != 0
+    assert f"The store {small_disk} became full while" in second.stdout
+    assert "orders-db: FAILED AND UNDONE." in second.stdout
+    assert sorted(path for path in small_disk.rglob(MANIFEST)) == before
+    assert not list(small_disk.rglob(".partial-*"))
+
+
+def test_a_store_that_is_too_small_is_refused_before(backups, small_disk: Path):
+    backups.sql("CREATE TABLE filler AS SELECT md5(i::text) AS v FROM generate_series(1, 1000000) AS i")
+    done = backups.play("database_backup", "-e", "target=orders-db", "-e", f'{{"store_path": "{small_disk}"}}')
+    assert done.returncode != 0
+    assert f"The store {small_disk} has" in done.stdout
+    assert "orders-db: REFUSED." in done.stdout
+    assert not [path for path in small_disk.rglob("*") if path.is_file()]
+
+
+def test_nobody_else_can_read_a_backup(backups):
+    assert backups.play("database_backup", "-e", "target=orders-db").returncode == 0
+    (folder,) = backups.folders("orders-db")
+    assert folder.stat().st_mode & 0o077 == 0
+    assert folder.stat().st_uid == os.geteuid()
+
+
+def test_a_playbook_that_is_killed_leaves_no_backup_and_the_next_one_goes_through(backups):
+    """kill -9 of ansible-playbook and its module while pg_dump works; then the same command at once."""
+    backups.sql("CREATE TABLE big AS SELECT i, md5(i::text) AS v FROM generate_series(1, 1500000) AS i")
+    child = subprocess.Popen(
+        backups.argv("database_backup", "-e", "target=orders-db"), cwd=REPOSITORY, env=backups.environment(),
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )
+    assert machine.wait_for(lambda: any(path.stat().st_size for path in backups.store.rglob("*.dat.gz")), 60)
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    assert backups.folders("orders-db") == []
+    assert machine.wait_for(lambda: not lock_is_held(backups.store / "backup_tests/orders-db/.lock"), 10)
+    done = backups.play("database_backup", "-e", "target=orders-db")
+    assert done.returncode == 0, done.stdout
+    assert len(backups.folders("orders-db")) == 1
+    assert not list(backups.store.rglob(".partial-*"))
+
+
+def lock_is_held(path: Path) -> bool:
+    with path.open() as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
