@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
@@ -45,12 +46,21 @@ class ActionModule(RunAction):
             },
         )
         again = {name: str(self.value(variables, name)) for name in arguments["repeats"] if name in variables}
-        record(folder, host, "begin", {"command": self.command(host, **again)})
+        hosts = [str(name) for name in variables.get("ansible_play_hosts", [])] if self._task.run_once else [host]
+        record(folder, host, "begin", {"command": self._begun(variables, host, again), "hosts": hosts})
         # Check mode may look at any time and from anywhere: it is told what would be refused.
         acting = arguments["changes"] and not check
         for refuse in (self._place, self._time):
             self._judge(refuse, arguments["runbook"], variables, folder, acting)
         return {"changed": False, "run": folder.name, "folder": str(folder), "holder": {"run": folder.name, **holder}}
+
+    def _begun(self, variables: dict[str, Any], host: str, again: dict[str, str]) -> str:
+        """The command for this host; that of a sweep, which runs once for all of them, is the one that was given."""
+        if not self._task.run_once:
+            return self.command(target=host, **again)
+        given = {"target": str(self.value(variables, "target"))} if variables.get("target") else {}
+        limit = variables.get("ansible_limit")
+        return self.command(**given, **again) + (f" --limit {shlex.quote(str(limit))}" if limit else "")
 
     def _judge(self, rule: Any, runbook: str, variables: dict[str, Any], folder: Path, acting: bool) -> None:
         host = str(variables["inventory_hostname"])

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from ansible.utils.display import Display
 from ansible_collections.sre.runbooks.plugins.module_utils.run.outcome import decide
 from ansible_collections.sre.runbooks.plugins.module_utils.run.records import read_records, record
+from ansible_collections.sre.runbooks.plugins.module_utils.run.report_page import title
 from ansible_collections.sre.runbooks.plugins.plugin_utils.report import write_report
 from ansible_collections.sre.runbooks.plugins.plugin_utils.run_action import RunAction
 
@@ -26,7 +27,8 @@ class ActionModule(RunAction):
         outcome = decide(own, resume=self.again(variables))
         record(folder, host, "end", outcome.as_dict())
         report = write_report(folder)
-        lines = [f"{host}: {outcome.outcome.upper()}. {outcome.message}".rstrip()]
+        begun = next((entry["data"] for entry in own if entry["kind"] == "begin"), {})
+        lines = [f"{title(host, begun.get('hosts', []))}: {outcome.outcome.upper()}. {outcome.message}".rstrip()]
         if outcome.resume and not outcome.success:
             lines.append(f"To go on: {outcome.resume}")
         if outcome.undo:

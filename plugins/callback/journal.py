@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.callback import CallbackBase
-
 from ansible_collections.sre.runbooks.plugins.module_utils.run.records import append_line, now
 
 TASKS_FILE = "tasks.jsonl"

@@ -11,8 +11,7 @@ version_added: 0.1.0
 author:
   - sre.runbooks contributors (@sre-runbooks)
 description:
-  - Keeps one JSON file per target on the host where it runs, which should not be the target. It may be the thing that is
-    down.
+  - Keeps one JSON file per target on the host where it runs. This should not be the target, which may be down.
   - A holder whose process is gone from this same machine is taken over. One on another machine is taken over after
     its expiry, or with its run's id in O(take_over).
   - A lock is released only by the run that holds it. What is still quiesced then stays remembered for the next holder.
@@ -27,9 +26,11 @@ options:
     type: str
     required: true
   directory:
-    description: The folder of the locks, the same for everybody who may act on the target.
+    description:
+      - The folder of the locks, the same for everybody who may act on the target.
+      - By default C($XDG_STATE_HOME/sre.runbooks/locks), or the same below C(~/.local/state), which is one user's own.
     type: path
-    default: ~/.local/state/sre.runbooks/locks
+    default: ""
   holder:
     description: Who wants it, as RV(sre.runbooks.run_begin#module:holder) gives it.
     type: dict
@@ -125,18 +126,20 @@ taken_over:
   sample: {run: 20261121T011500Z-database_restore-77a0b2, reason: its process 4711 is gone}
 """
 
+import os
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.run.folder import state_directory
 from ansible_collections.sre.runbooks.plugins.module_utils.run.lock import Lock, LockFile, acquire, machine, remember
 
 SPEC = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     "target": {"type": "str", "required": True},
-    "directory": {"type": "path", "default": "~/.local/state/sre.runbooks/locks"},
+    "directory": {"type": "path", "default": ""},
     "holder": {
         "type": "dict",
         "required": True,
@@ -175,7 +178,7 @@ def wanted(module: AnsibleModule, current: Lock | None) -> tuple[Lock | None, st
 def main() -> None:
     """Take, update or release the lock."""
     module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)
-    file = LockFile(Path(module.params["directory"]), module.params["target"])
+    file = LockFile(Path(module.params["directory"] or state_directory(os.environ) / "locks"), module.params["target"])
     try:
         if module.check_mode:
             current = file.read()

@@ -59,9 +59,9 @@ class RunAction(ActionBase):
         """The folder of this play's run; RunbookError when it has not begun."""
         return find_begun(self.directory(variables), self.play)
 
-    def command(self, host: str, **extra: str) -> str:
-        """The command line that starts this playbook for one target, with further variables."""
-        return rebuild(context.CLIARGS, {"target": host, **extra})
+    def command(self, **extra: str) -> str:
+        """The command line that starts this playbook, with these variables."""
+        return rebuild(context.CLIARGS, extra)
 
     def again(self, variables: dict[str, Any], **extra: str) -> str:
         """The command with which this host's run began, with further variables."""
@@ -69,4 +69,4 @@ class RunAction(ActionBase):
         for entry in read_records(self.folder(variables)):
             if entry["kind"] == "begin" and entry["host"] == host:
                 return with_variables(entry["data"]["command"], extra)
-        return self.command(host, **extra)
+        return self.command(target=host, **extra)

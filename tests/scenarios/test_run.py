@@ -36,11 +36,8 @@ class Operator:
     def environment(self) -> dict[str, str]:
         return {**os.environ, "XDG_STATE_HOME": str(self.state), "ANSIBLE_NOCOLOR": "1", "COLUMNS": "400"}
 
-    def command(self, *arguments: str, **variables: Any) -> list[str]:
-        given = {"run_lock_directory": str(self.state / "locks"), **variables}
-        return [
-            str(ANSIBLE_PLAYBOOK), "-i", str(INVENTORY), str(PLAYBOOK), "-e", json.dumps(given), *arguments,
-        ]
+    def command(self, *arguments: str, playbook: Path = PLAYBOOK, **variables: Any) -> list[str]:
+        return [str(ANSIBLE_PLAYBOOK), "-i", str(INVENTORY), str(playbook), "-e", json.dumps(variables), *arguments]
 
     def run(self, *arguments: str, **variables: Any) -> subprocess.CompletedProcess[str]:
         """Start it without a terminal and wait for its end."""
@@ -94,7 +91,8 @@ class Operator:
         return json.loads((self.runs()[-1] / "report.json").read_text())
 
     def locks(self) -> dict[str, dict[str, Any]]:
-        return {path.stem: json.loads(path.read_text()) for path in (self.state / "locks").glob("*.json")}
+        folder = self.state / "sre.runbooks" / "locks"
+        return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
 
 
 @pytest.fixture
@@ -214,6 +212,16 @@ def test_all_hosts_and_batches_of_a_play_are_one_run(operator: Operator) -> None
         assert {path.name for path in folder.iterdir()} == {"run.jsonl", "tasks.jsonl", "report.json", "report.html"}
 
 
+def test_a_sweep_is_one_run_over_all_its_hosts(operator: Operator) -> None:
+    ended = operator.run("--limit", "databases", playbook=PLAYBOOK.with_name("sweep.yml"), found="unknown")
+    assert ended.returncode == 2
+    (target,) = operator.report()["targets"]
+    assert target["hosts"] == ["orders-db", "payments-db", "audit-db"]
+    assert "3 hosts: UNKNOWN. 3 hosts were looked at." in ended.stdout
+    assert target["command"] == f"ansible-playbook {PLAYBOOK.with_name('sweep.yml')} -i {INVENTORY} --limit databases"
+    assert operator.locks() == {}
+
+
 def test_two_operators_at_once_and_the_second_is_told_who_is_at_work(operator: Operator) -> None:
     """The first goes on undisturbed, also when the second one fails; only its own run may release a lock."""
     go_on = operator.state / "go-on"
@@ -282,7 +290,8 @@ def test_outside_its_window_a_run_is_refused_and_says_when_it_may(operator: Oper
 
 
 def test_a_job_in_a_container_says_where_its_records_are_to_be_kept(operator: Operator) -> None:
-    elsewhere = {**operator.environment, "XDG_STATE_HOME": "", "HOME": str(operator.state), "AWX_PRIVATE_DATA_DIR": "/x"}
+    elsewhere = {**operator.environment, "XDG_STATE_HOME": "", "HOME": str(operator.state)}
+    elsewhere["AWX_PRIVATE_DATA_DIR"] = "/runner"
     refused, kept = (
         subprocess.run(
             operator.command(target="orders-db", **place), cwd=REPOSITORY, env=elsewhere, stdin=subprocess.DEVNULL,
@@ -316,7 +325,7 @@ def test_check_mode_looks_at_any_time_takes_no_lock_and_asks_nothing(operator: O
     assert ended.returncode == 0, ended.stdout
     assert operator.report()["check"] is True
     assert "outside its windows" in operator.report()["targets"][0]["messages"][0]["text"]
-    assert not (operator.state / "locks").exists()
+    assert not (operator.state / "sre.runbooks" / "locks").exists()
 
 
 def test_without_a_terminal_nobody_approves(operator: Operator) -> None:

@@ -30,7 +30,7 @@ def state_directory(environment: Mapping[str, str]) -> Path:
 def run_directory(configured: str | None, environment: Mapping[str, str] | None = None) -> Path:
     """The folder of all runs: the one that was configured, or the user's own."""
     if configured:
-        return Path(configured).expanduser()
+        return Path(configured).expanduser().absolute()
     return state_directory(os.environ if environment is None else environment) / "runs"
 
 

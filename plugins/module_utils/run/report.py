@@ -98,12 +98,13 @@ def target_report(name: str, records: Sequence[Record]) -> dict[str, Any]:
 
     begin, end = kinds.get("begin", [{}])[0], (kinds.get("end") or [None])[-1]
     command = begin.get("data", {}).get("command", "")
+    hosts = list(begin.get("data", {}).get("hosts") or [name])
     outcome = from_data(end["data"]) if end else Outcome(UNKNOWN, "It has not ended.", command)
     started, ended = records[0]["at"], records[-1]["at"]
     plans = data("plan")
     return {
-        "name": name, **outcome.as_dict(), "ended": end is not None, "command": command, "started_at": started,
-        "ended_at": ended, "duration_s": seconds_between(started, ended), "phases": _phases(kinds.get("phase", [])),
+        "name": name, "hosts": hosts, **outcome.as_dict(), "ended": end is not None, "command": command,
+        "started_at": started, "ended_at": ended, "duration_s": seconds_between(started, ended), "phases": _phases(kinds.get("phase", [])),
         "steps": data("step"), "health": _health(kinds.get("checks", [])), "verdicts": data("verdict"),
         "plan": list(plans[-1].get("steps") or []) if plans else [],
         "measures": [_measure(entry) for entry in kinds.get("measure", [])], "messages": data("message"),

@@ -74,6 +74,11 @@ def size(value: Any) -> str:
     return "not known"
 
 
+def title(name: str, hosts: Sequence[str]) -> str:
+    """The target's name; for a sweep, which is one run over many hosts, how many they are."""
+    return f"{len(hosts)} hosts" if len(hosts) > 1 else name
+
+
 def amount(value: Any, unit: Any) -> str:
     """A value with its unit."""
     if unit in ("s", "seconds"):
@@ -274,6 +279,7 @@ def _target(target: Mapping[str, Any]) -> dict[str, Any]:
     first = {measure["name"]: measure for measure in reversed(measures)}
     return {
         **target,
+        "name": title(target["name"], target["hosts"]),
         "tone": TONES[target["outcome"]],
         "explained": EXPLAINED[target["outcome"]],
         "took": duration(target["duration_s"]),
