@@ -37,6 +37,13 @@ import pytest
 
 from lab import REPOSITORY, faults, machine
 from lab.state import Lab, lab_names
+from tests.scenarios.backup_platform import (  # noqa: F401 - the fixtures of the backup playbooks
+    backup_servers,
+    backups,
+    server_place,
+    small_disk,
+    small_server,
+)
 
 PREFIX = "tests-"
 WAIT_S = 30.0
