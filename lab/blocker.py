@@ -38,10 +38,7 @@ def main(name: str, host: str) -> None:
         threading.Thread(target=waiter.execute, args=(update, [newest]), daemon=True).start()
         with _session(login, "lab") as watcher:
             watcher.autocommit = True
-            while not watcher.execute(
-                "SELECT FROM pg_stat_activity WHERE pid = %s AND cardinality(pg_blocking_pids(pid)) > 0",
-                [waiter.info.backend_pid],
-            ).fetchone():
+            while not watcher.execute("SELECT pg_blocking_pids(%s)", [waiter.info.backend_pid]).fetchone()[0]:
                 time.sleep(0.02)
         (lab.folder / "faults" / f"{host}.ready").write_text(str(os.getpid()), encoding="utf-8")
         while True:

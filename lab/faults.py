@@ -24,6 +24,8 @@ SERVICE_FAULTS = (
 DATABASE_FAULTS = ("drop-table", "delete-rows", "blocked", "database-stop")
 FAULTS = (*SERVICE_FAULTS, "stop", *DATABASE_FAULTS)
 STOP_S = 5.0
+# Another fault may hold the locks that this one needs.
+LOCK_TIMEOUT = "SET lock_timeout = '4s'"
 
 
 def start(lab: Lab, fault: str, host: str | None) -> str:
@@ -110,6 +112,7 @@ def _table(lab: Lab, host: str) -> str:
 def _drop(lab: Lab, host: str) -> str:
     table = _table(lab, host)
     with connect(lab.login(host, "application"), "somebody's migration") as connection:
+        connection.execute(LOCK_TIMEOUT)
         connection.execute(sql.SQL("DROP TABLE {} CASCADE").format(identifier(table)))
     return f"{host}: somebody dropped the table {table}"
 
@@ -117,6 +120,7 @@ def _drop(lab: Lab, host: str) -> str:
 def _delete(lab: Lab, host: str) -> str:
     table = _table(lab, host)
     with connect(lab.login(host, "application"), "somebody's clean-up") as connection:
+        connection.execute(LOCK_TIMEOUT)
         rows = connection.execute(sql.SQL("DELETE FROM {}").format(identifier(table))).rowcount
     return f"{host}: somebody deleted {rows} rows from {table}, without a WHERE"
 
@@ -132,6 +136,7 @@ def _block(lab: Lab, host: str) -> str:
     ready = folder / f"{host}.ready"
     ready.unlink(missing_ok=True)
     if not machine.wait_for(lambda: ready.exists() or child.poll() is not None, 20) or child.poll() is not None:
+        child.kill()
         raise RunbookError(f"No session could be blocked in {host}: {(folder / f'{host}.log').read_text()[-300:]}")
     return f"{host}: a forgotten transaction holds the newest row of {_table(lab, host)}, and another session waits"
 
