@@ -18,8 +18,8 @@ SECTIONS = (
     "How to undo it",
     "Exit codes",
 )
-# What docs/runbooks/README.md explains once for all playbooks.
-COMMON = "README"
+# These explain once what all playbooks share: for operators, and for those who write playbooks.
+COMMON_PAGES = ("docs/run.md", "docs/architecture.md")
 COMMON_ROLE = "run"
 COMMON_VARIABLES = {"target", "expect", "approve"}
 
@@ -34,21 +34,21 @@ def findings(root: Path = ROOT) -> list[str]:
     found = [
         f"docs/runbooks/{path.name}: there is no playbook of this name."
         for path in sorted(folder.glob("*.md"))
-        if path.stem not in names and path.stem != COMMON
+        if path.stem not in names
     ]
-    pages = [(path.stem, used_roles(path)) for path in playbooks(root)]
-    for name, used in [(COMMON, [COMMON_ROLE]), *pages]:
-        page = folder / f"{name}.md"
-        where = f"docs/runbooks/{name}.md"
+    pages = [(f"docs/runbooks/{path.stem}.md", used_roles(path)) for path in playbooks(root)]
+    for where, used in pages:
+        page = root / where
         if not page.exists():
             found.append(f"{where} is missing.")
             continue
         text = page.read_text(encoding="utf-8")
-        wanted = {one for role in used if name == COMMON or role != COMMON_ROLE for one in variables.get(role, {})}
-        required = () if name == COMMON else SECTIONS
-        problems = page_problems(text, required, wanted, known, words, set(variables))
+        wanted = {one for role in used if role != COMMON_ROLE for one in variables.get(role, {})}
+        problems = page_problems(text, SECTIONS, wanted, known, words, set(variables))
         found += [f"{where}: {problem}" for problem in problems]
-    return found
+    common = "\n".join((root / where).read_text(encoding="utf-8") for where in COMMON_PAGES)
+    problems = page_problems(common, (), set(variables.get(COMMON_ROLE, {})), known, words, set(variables))
+    return found + [f"{' and '.join(COMMON_PAGES)}: {problem}" for problem in problems]
 
 
 def page_problems(

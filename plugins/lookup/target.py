@@ -110,7 +110,7 @@ class LookupModule(LookupBase):
         among, acting = self.get_option("among"), boolean(self.get_option("acting"))
         groups = {str(name): [str(host) for host in hosts] for name, hosts in variables.get("groups", {}).items()}
         pattern = self._variable(variables, "target") or self.get_option("default")
-        if not pattern and any(context.CLIARGS.get(name) for name in LISTINGS):
+        if not (pattern and groups.get("all")) and any(context.CLIARGS.get(name) for name in LISTINGS):
             return str(among)
         candidates = groups.get(among, [])
         if not groups.get("all"):
@@ -135,9 +135,11 @@ class LookupModule(LookupBase):
             plain = part.lstrip("!&")
             if not any(mark in plain for mark in "*?[~:") and plain not in known:
                 near = difflib.get_close_matches(plain, fitting, n=3, cutoff=0.6)
+                meant = " or ".join(dict.fromkeys(near))
                 raise RunbookError(
-                    f"There is no target {plain}; " + (f"did you mean {' or '.join(dict.fromkeys(near))}?" if near else
-                    f"there are: {names(candidates)}."),
+                    f"There is no target {plain}; " + (
+                        f"did you mean {meant}?" if near else f"there are: {names(candidates)}."
+                    ),
                     f"Run: {self._command(target=near[0] if near else '<target>')}",
                 )
         hosts = [host.name for host in manager.get_hosts(pattern)]
