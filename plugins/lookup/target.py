@@ -163,18 +163,17 @@ class LookupModule(LookupBase):
                     f"The limit {limit} leaves nothing of the target {pattern}.",
                     f"Run without --limit: {self._command(target=pattern)}",
                 )
-        if acting:
-            self._expected(pattern, hosts, self._variable(variables, "expect"))
+        self._expected(pattern, hosts, self._variable(variables, "expect"), acting)
         return pattern
 
-    def _expected(self, pattern: str, hosts: list[str], expect: str) -> None:
+    def _expected(self, pattern: str, hosts: list[str], expect: str, acting: bool) -> None:
         count = "1 host" if len(hosts) == 1 else f"{len(hosts)} hosts"
         if expect and expect != str(len(hosts)):
             raise RunbookError(
                 f"The target {pattern} is {count} and {expect} were expected: {names(hosts)}.",
                 f"If you mean that: {self._command(target=pattern, expect=str(len(hosts)))}",
             )
-        if len(hosts) > 1 and not expect:
+        if acting and len(hosts) > 1 and not expect:
             raise RunbookError(
                 f"The target {pattern} is {count}: {names(hosts)}.",
                 f"Say how many you expect: {self._command(target=pattern, expect='<count>')}",

@@ -13,8 +13,8 @@ author:
 description:
   - Decides the outcome of this host's run from its records, writes C(report.json) and C(report.html) into the run's
     folder and prints the outcome, the command that goes on or goes back, and the report's place.
-  - Fails unless the outcome is V(done) or V(nothing to do), so that no rescue hides a failure. Without a recorded success
-    there is none.
+  - Fails unless the outcome is V(done) or V(nothing to do), so that no rescue hides a failure. A success that was not
+    recorded is none.
 options: {}
 attributes:
   check_mode:

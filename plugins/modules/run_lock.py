@@ -35,7 +35,7 @@ options:
     description: Who wants it, as RV(sre.runbooks.run_begin#module:holder) gives it.
     type: dict
     required: true
-    options:
+    suboptions:
       run:
         description: The run's id.
         type: str

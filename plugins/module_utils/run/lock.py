@@ -29,24 +29,29 @@ def started_at_tick(pid: int, proc: Path = Path("/proc")) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
-def machine() -> dict[str, str]:
-    """What tells this machine, since its last start, and this set of process ids from all others."""
-    return {
-        "host": socket.gethostname(),
-        "boot_id": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
-        "namespace": os.readlink("/proc/self/ns/pid"),
-    }
+def machine(proc: Path = Path("/proc")) -> dict[str, str]:
+    """What tells this machine, since its last start, and this set of process ids from others; empty where unknown."""
+    try:
+        boot, namespace = (proc / "sys/kernel/random/boot_id").read_text().strip(), os.readlink(proc / "self/ns/pid")
+    except OSError:
+        # No Linux: a holder cannot be looked at, and is believed until its expiry.
+        boot, namespace = "", ""
+    return {"host": socket.gethostname(), "boot_id": boot, "namespace": namespace}
 
 
 def identify(pid: int, user: str = "") -> dict[str, Any]:
     """The identity of a holder: a process of this machine, and the person behind it."""
-    who = user or os.environ.get("SUDO_USER") or getpass.getuser()
+    try:
+        who = user or os.environ.get("SUDO_USER") or getpass.getuser()
+    except (KeyError, OSError):
+        # A container may run under a number that has no name.
+        who = f"uid {os.getuid()}"
     return {"user": who, **machine(), "pid": pid, "process_started": started_at_tick(pid)}
 
 
 def alive(holder: Mapping[str, Any], here: Mapping[str, str], proc: Path = Path("/proc")) -> bool | None:
     """Whether a holder's process lives; None when that cannot be seen from this machine."""
-    if any(holder.get(key) != here[key] for key in ("host", "boot_id", "namespace")):
+    if any(not here[key] or holder.get(key) != here[key] for key in ("host", "boot_id", "namespace")):
         return None
     tick = started_at_tick(int(holder["pid"]), proc)
     return tick is not None and tick == holder.get("process_started")

@@ -104,7 +104,8 @@ def target_report(name: str, records: Sequence[Record]) -> dict[str, Any]:
     plans = data("plan")
     return {
         "name": name, "hosts": hosts, **outcome.as_dict(), "ended": end is not None, "command": command,
-        "started_at": started, "ended_at": ended, "duration_s": seconds_between(started, ended), "phases": _phases(kinds.get("phase", [])),
+        "started_at": started, "ended_at": ended, "duration_s": seconds_between(started, ended),
+        "phases": _phases(kinds.get("phase", [])),
         "steps": data("step"), "health": _health(kinds.get("checks", [])), "verdicts": data("verdict"),
         "plan": list(plans[-1].get("steps") or []) if plans else [],
         "measures": [_measure(entry) for entry in kinds.get("measure", [])], "messages": data("message"),

@@ -87,8 +87,12 @@ def amount(value: Any, unit: Any) -> str:
         return size(value)
     if value is None:
         return "not known"
-    text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-    return f"{text} {unit or ''}".strip()
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        value = int(value) if value.is_integer() else round(value, 1 if abs(value) >= 10 else 3)
+    text = f"{value:,}" if isinstance(value, (int, float)) else str(value)
+    return f"{text} {'%' if unit == 'percent' else unit or ''}".strip()
 
 
 def clock(text: str) -> str:
@@ -322,6 +326,7 @@ def _target(target: Mapping[str, Any]) -> dict[str, Any]:
             }
             for verdict in target["verdicts"]
         ],
+        "proof": target["verdicts"][-1] if target["verdicts"] else None,
         "next": _next(target),
     }
 

@@ -67,6 +67,11 @@ def test_a_process_id_that_was_given_to_another_process_is_no_living_holder() ->
     assert alive(reused, machine()) is False
 
 
+def test_where_processes_cannot_be_looked_at_a_holder_is_believed(tmp_path: Path, dead: dict[str, Any]) -> None:
+    nowhere = machine(tmp_path)
+    assert alive({**dead, **nowhere}, nowhere) is None
+
+
 @pytest.mark.parametrize("elsewhere", [{"host": "another"}, {"boot_id": "b"}, {"namespace": "pid:[1]"}])
 def test_a_holder_elsewhere_is_taken_over_only_after_expiry(elsewhere: dict[str, str], dead: dict[str, Any]) -> None:
     lock = held({**dead, **elsewhere})

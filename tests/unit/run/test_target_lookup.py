@@ -56,6 +56,7 @@ def test_a_right_target_is_returned_as_it_was_given(given: dict[str, Any], patte
         ({"target": "nothing*"}, ["The target nothing* is no host"]),
         ({"target": "databases"}, ["is 3 hosts: orders-db", "-e expect=<count>"]),
         ({"target": "databases", "expect": "2"}, ["3 hosts and 2 were expected", "-e expect=3"]),
+        ({"target": "databases", "expect": "2", "acting": False}, ["3 hosts and 2 were expected"]),
         ({"target": "orders-db", "expect": "3"}, ["1 host and 3 were expected"]),
         ({"target": "orders-db", "limit": "audit-db"}, ["The limit audit-db leaves nothing", "-e target=orders-db"]),
         ({"default": "all", "acting": False, "among": "all", "limit": "nobody"}, ["The limit nobody leaves nothing"]),

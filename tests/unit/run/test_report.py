@@ -1,0 +1,88 @@
+"""What the report says, before it is a page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.sre.runbooks.plugins.module_utils.run.report import build, worst_status
+from ansible_collections.sre.runbooks.plugins.module_utils.run.report_page import amount, duration, page, size, timeline
+
+from tests.integration.run.sample import at, restore, run
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "shown"),
+    [
+        (0.052, "s", "52 ms"), (13.5, "s", "13.5 s"), (60, "s", "1 min"), (3600, "s", "1 h"),
+        (2830, "s", "47 min 10 s"),
+        (86400, "s", "1 d"), (0, "s", "0 ms"), (0, "bytes", "0 B"), (108_387, "bytes", "108.4 kB"),
+        (512_400_000, "bytes", "512.4 MB"), (4120, "rows", "4,120 rows"), (10.309, "percent", "10.3 %"),
+        (0.0, "sessions", "0 sessions"), (True, "", "yes"), (None, "s", "not known"), (None, "rows", "not known"),
+        ("<b>", None, "<b>"), (59.99, "s", "60.0 s"),
+    ],
+)
+def test_amounts_are_written_as_people_say_them(value: Any, unit: Any, shown: str) -> None:
+    assert amount(value, unit) == shown
+
+
+def test_what_was_not_measured_is_never_shown_as_a_figure() -> None:
+    assert (duration(None), size("x")) == ("not known", "not known")
+
+
+@pytest.mark.parametrize(
+    ("statuses", "worst"),
+    [
+        (["ok", "ok"], "ok"), (["ok", "warning"], "warning"), (["warning", "unknown"], "unknown"),
+        (["unknown", "critical"], "critical"), ([], "unknown"), (["ok", "fine"], "unknown"),
+        (["fine", "critical"], "critical"),
+    ],
+)
+def test_only_ok_checks_make_a_healthy_target(statuses: list[str], worst: str) -> None:
+    assert worst_status([{"status": status} for status in statuses]) == worst
+
+
+def test_the_report_measures_against_the_targets_and_before_against_after() -> None:
+    (target,) = build([run(), *restore()], [])["targets"]
+    assert {measure["name"]: measure["met"] for measure in target["measures"]} == {
+        "outage": True, "recovery_time": True, "recovery_point": False, "rows_lost": None, "size": None,
+    }
+    assert [(change["name"], change["before"], change["after"]) for change in target["health"]["changes"]] == [
+        ("newest row", "critical", "warning"), ("health", "critical", "ok"),
+    ]
+    assert [(phase["name"], phase["duration_s"]) for phase in target["phases"]] == [
+        ("preflight", 4.0), ("apply", 36.9), ("verify", 5.4),
+    ]
+
+
+def test_a_host_that_was_lost_in_the_middle_has_an_unknown_outcome() -> None:
+    report = build([run(), *restore("a"), *[entry for entry in restore("b") if entry["kind"] != "end"]], [])
+    assert {target["name"]: target["outcome"] for target in report["targets"]} == {"a": "done", "b": "unknown"}
+    assert report["outcome"] == "unknown"
+
+
+def test_every_bar_and_mark_of_the_timeline_is_inside_it() -> None:
+    records = [run(), *restore()]
+    records.append({"at": at(60), "host": "orders-db", "kind": "measure",
+                    "data": {"name": "outage", "value": 9000, "unit": "s"}})
+    records.append({"at": at(60), "host": "orders-db", "kind": "phase", "data": {"name": "undo", "state": "begin"}})
+    (target,) = build(records, [])["targets"]
+    rows = timeline(target)["rows"]
+    assert [row["label"] for row in rows] == ["preflight", "apply", "verify", "undo", "outage", "outage"]
+    for row in rows:
+        assert 0 <= row["left"] < 100
+        assert 0 < row["width"] <= 100 - row["left"] + 0.01
+        assert all(0 <= mark["left"] <= 100 for mark in row["marks"])
+    assert next(row for row in rows if row["label"] == "undo")["time"] == "not finished"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "lost"),
+    [
+        ("refused", "Nothing"), ("nothing to do", "Nothing"), ("failed and undone", "Not known"),
+        ("unknown", "Not known"),
+    ],
+)
+def test_nothing_was_lost_only_where_nothing_was_touched(outcome: str, lost: str) -> None:
+    records = [entry for entry in restore(outcome=outcome) if entry["kind"] != "measure"]
+    assert page(build([run(), *records], []))["targets"][0]["lost"]["value"] == lost
