@@ -114,6 +114,11 @@ free_bytes:
   returned: always
   type: int
   sample: 80100000000
+message:
+  description: The result in one sentence.
+  returned: always
+  type: str
+  sample: "20261121T021500Z-3fa9: 4120331 rows in 9 tables, 402.1 MB, in 41.2 s."
 backup:
   description: The backup.
   returned: when not in check mode
@@ -137,7 +142,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.dump import BackupMaker, Request, observe, plan_of
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetFolder
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetFolder, human
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.arguments import login_spec
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
@@ -202,11 +207,16 @@ def main() -> None:
         result = {
             "changed": True, "plan": plan.as_list(), "diff": plan.diff(),
             "estimated_bytes": observed.estimated_bytes, "free_bytes": observed.free_bytes,
+            "message": f"Checked only: {plan.steps[-1].after}.",
         }
         if not module.check_mode:
             with request.place.locked():
                 manifest = BackupMaker(request, observed, Progress(module.params["progress_file"])).make()
-            result["backup"] = summary_of(manifest, request.place.backup(manifest.backup_id))
+            result["backup"] = made = summary_of(manifest, request.place.backup(manifest.backup_id))
+            result["message"] = (
+                f"{made['backup_id']}: {made['rows']} rows in {made['tables']} tables, {human(made['total_bytes'])},"
+                f" in {made['duration_s']} s."
+            )
     except RunbookError as error:
         module.fail_json(msg=str(error), error=error.context)
     module.exit_json(**result)

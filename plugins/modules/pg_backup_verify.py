@@ -108,6 +108,11 @@ plan:
   elements: dict
   sample: [{step: prove backup, target: orders-db 20261121T021500Z-3fa9, before: no rung, after: content,
             reversible: true}]
+message:
+  description: The verdict in words, with the next step.
+  returned: always
+  type: str
+  sample: The backup 20261121T021500Z-3fa9 of orders-db is good up to the rung content; a recovery takes 38.9 s.
 verdict:
   description: The verdict as it stands in C(verdicts.jsonl).
   returned: when not in check mode
@@ -148,7 +153,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import Backup, list_backups, pick
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetFolder
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import RUNGS
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import GOOD, RUNGS, Verdict
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verify import Drill, Verification
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.arguments import login_spec
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login
@@ -156,6 +161,11 @@ from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import Run
 from ansible_collections.sre.runbooks.plugins.module_utils.run.plan import Plan
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
 
+NEXT = {
+    "corrupt": "Make a new backup now with the playbook sre.runbooks.database_backup, and look at the store's disk.",
+    "incomplete": "Make a new backup now with the playbook sre.runbooks.database_backup, and find who removed files.",
+    "unverifiable": "Mend what is named, then start this again; nothing is said about the backup itself.",
+}
 RECOVERY = ("restore", "content", "application")
 
 
@@ -174,6 +184,17 @@ def drill_of(arguments: dict[str, Any]) -> Drill:
         free_bytes=arguments["free_bytes"], jobs=max(1, arguments["jobs"]),
         application_check=arguments["application_check"], bin_directory=arguments["postgresql_bin_directory"],
         timeout_s=arguments["timeout_seconds"],
+    )
+
+
+def sentence_of(target: str, verdict: Verdict, recovery_seconds: float | None) -> str:
+    """The verdict in words, with the next step."""
+    if verdict.verdict == GOOD:
+        took = "" if recovery_seconds is None else f"; a recovery takes {recovery_seconds} s"
+        return f"The backup {verdict.backup_id} of {target} is good up to the rung {verdict.rung}{took}."
+    return (
+        f"The backup {verdict.backup_id} of {target} is {verdict.verdict} (highest rung passed:"
+        f" {verdict.rung or 'none'}): {verdict.rungs[-1].detail.rstrip('.')}. {NEXT[verdict.verdict]}"
     )
 
 
@@ -205,15 +226,19 @@ def main() -> None:
         plan.add(
             "prove backup", f"{place.target} {backup.backup_id}", backup.proven_rung or "no rung", arguments["rung"]
         )
-        result: dict[str, Any] = {"changed": True, "plan": plan.as_list(), "diff": plan.diff()}
+        result: dict[str, Any] = {
+            "changed": True, "plan": plan.as_list(), "diff": plan.diff(),
+            "message": f"Checked only: would prove {plan.steps[0].target} up to {arguments['rung']}.",
+        }
         if not module.check_mode:
             verification = Verification(backup.folder, drill_of(arguments), Progress(arguments["progress_file"]))
             verdict = verification.run()
             took = [rung.duration_s for rung in verdict.rungs if rung.name in RECOVERY and rung.passed]
             manifest = verification.manifest
+            recovery = round(sum(took), 3) if took else None
             result |= {
-                "verdict": verdict.as_dict(), "notes": verification.notes,
-                "recovery_seconds": round(sum(took), 3) if took else None,
+                "verdict": verdict.as_dict(), "notes": verification.notes, "recovery_seconds": recovery,
+                "message": sentence_of(place.target, verdict, recovery),
                 "taken_at": manifest.snapshot.taken_at if manifest else None,
                 "newest_row_at": manifest.newest_row_at if manifest else None,
             }

@@ -4,7 +4,7 @@
 
 | fixture | scope | what |
 |---|---|---|
-| `backups` | function | `Backups`: `orders-db` (odd name), `local-db` (store on its own server), `broken-db` (wrong password) |
+| `backups` | function | `Backups`: `orders-db` (odd name), `local-db` (store on its server), `broken-db` (no login) |
 | `small_disk` | function | a folder on a file system of 64 MB (root only) |
 | `small_server` | function | a PostgreSQL server on a file system of 100 MB (root only) |
 """
@@ -155,7 +155,8 @@ def _mounted(folder: Path, size: str) -> Iterator[Path]:
     if os.geteuid() != 0:
         pytest.skip("only root can mount a small file system")
     folder.mkdir(parents=True, exist_ok=True)
-    subprocess.run([shutil.which("mount") or "mount", "-t", "tmpfs", "-o", f"size={size},mode=0755", "tmpfs", str(folder)], check=True)
+    mount = shutil.which("mount") or "mount"
+    subprocess.run([mount, "-t", "tmpfs", "-o", f"size={size},mode=0755", "tmpfs", str(folder)], check=True)
     try:
         yield folder
     finally:

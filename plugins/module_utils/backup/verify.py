@@ -116,13 +116,17 @@ def compare_entries(manifest: Manifest, entries: Iterable[Entry], found: Iterabl
     """
     entries, there = list(entries), set(found)
     data = [entry for entry in entries if entry.kind == "TABLE DATA"]
-    lines = {entry.rest.rpartition(" ")[0] for entry in data}
+    counted = [table for table in manifest.tables if table.rows is not None]
+    # A line is schema, name and owner with blanks between, and each of them may have blanks in it.
+    words = [entry.rest.split(" ") for entry in data]
+    starts = {" ".join(line[:end]) for line in words for end in range(2, len(line))}
     # pg_dump writes a line break in a name as a blank.
     missing = [
-        f"{table.schema}.{table.name}" for table in manifest.tables
-        if table.rows is not None and " ".join(f"{table.schema} {table.name}".splitlines()) not in lines
-        and not any(line.startswith(f"{table.schema} {table.name}") for line in lines)
+        f"{table.schema}.{table.name}" for table in counted
+        if " ".join(f"{table.schema} {table.name}".splitlines()) not in starts
     ]
+    if not missing and len(data) < len(counted):
+        raise FindingError(INCOMPLETE, f"the archive has the data of {len(data)} tables instead of {len(counted)}")
     if missing:
         raise FindingError(INCOMPLETE, f"the archive lacks the data of {len(missing)} tables: {_some(missing)}")
     files = [

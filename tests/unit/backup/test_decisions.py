@@ -1,0 +1,218 @@
+"""What the backup modules decide without a server."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from ansible_collections.sre.runbooks.plugins.module_utils.backup import marker
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.archive import (
+    Entry,
+    hash_and_inflate,
+    parse_contents,
+)
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import HEADING, assess, line_of, list_backups
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.dump import estimate_bytes
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import (
+    File,
+    Manifest,
+    Table,
+    write_manifest,
+)
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.scratch import is_leftover, scratch_name
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetFolder, human
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import Verdict, append_verdict
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.verify import (
+    FindingError,
+    compare_entries,
+    compare_names,
+    verdict_of_restore_error,
+)
+from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from hypothesis import given
+from hypothesis import strategies as st
+
+NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("size", "bytes_then", "size_then", "expected"),
+    [(1000, None, None, 1000), (1000, 100, 1000, 125), (4000, 100, 1000, 500), (1000, 100, 0, 1000)],
+)
+def test_the_expected_size_follows_the_last_backup(
+    manifest: Manifest, size: int, bytes_then: int | None, size_then: int | None, expected: int
+):
+    last = None
+    if bytes_then is not None:
+        last = replace(manifest, total_bytes=bytes_then, database=replace(manifest.database, size_bytes=size_then))
+    assert estimate_bytes(size, last) == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "words"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (402118233, "402.1 MB"), (5e12, "5.0 TB")]
+)
+def test_sizes_are_readable(size: float, words: str):
+    assert human(size) == words
+
+
+LISTING = """;
+; Archive created at 2026-11-21 02:15:00 UTC
+217; 1259 16386 TABLE public straße owner
+218; 1259 16400 FOREIGN TABLE public outside owner
+3456; 0 16386 TABLE DATA public straße owner
+3460; 0 16390 TABLE DATA Odd Schema with "quotes" owner
+3470; 0 0 SEQUENCE SET public s owner
+3480; 0 0 BLOBS - BLOBS
+3490; 1262 16385 DATABASE - we"ird owner
+"""
+
+
+def test_a_table_of_contents_is_read():
+    entries = parse_contents(LISTING)
+    assert Entry(3456, 16386, "TABLE DATA", "public straße owner") in entries
+    assert [entry.kind for entry in entries].count("TABLE DATA") == 2
+    assert {entry.oid for entry in entries if entry.kind == "FOREIGN TABLE"} == {16400}
+
+
+@given(st.text())
+def test_any_text_is_a_listing_without_tables_or_one_with(listing: str):
+    assert all(entry.dump_id >= 0 for entry in parse_contents(listing))
+
+
+def with_files(manifest: Manifest, *paths: str) -> Manifest:
+    return replace(manifest, files=[File(path, 1, "00") for path in paths])
+
+
+@pytest.mark.parametrize(
+    ("found", "verdict"),
+    [
+        (["data/1.dat.gz"], "incomplete"), ([], "incomplete"),
+        (["data/1.dat.gz", "data/toc.dat", "data/9.dat.gz"], "corrupt"),
+    ],
+)
+def test_a_missing_file_is_incomplete_and_a_strange_one_corrupt(manifest: Manifest, found: list[str], verdict: str):
+    with pytest.raises(FindingError) as caught:
+        compare_names(with_files(manifest, "data/1.dat.gz", "data/toc.dat"), found)
+    assert caught.value.verdict == verdict
+
+
+def test_manifest_and_verdicts_are_no_strangers(manifest: Manifest):
+    compare_names(with_files(manifest, "data/toc.dat"), ["manifest.json", "verdicts.jsonl", "data/toc.dat"])
+
+
+def test_each_counted_table_needs_its_data(manifest: Manifest):
+    whole = replace(manifest, tables=[
+        Table("public", "straße", "table", 3), Table("Odd Schema", 'with "quotes"', "table", 0),
+        Table("public", "outside", "foreign table"),
+    ])
+    entries = parse_contents(LISTING)
+    compare_entries(whole, entries, ["data/3456.dat.gz", "data/3460.dat"])
+    with pytest.raises(FindingError, match=r"public\.lost"):
+        compare_entries(replace(whole, tables=[Table("public", "lost", "table", 1)]), entries, [])
+    with pytest.raises(FindingError, match="3460"):
+        compare_entries(whole, entries, ["data/3456.dat.gz"])
+
+
+def test_a_table_does_not_pass_for_another_with_a_longer_name(manifest: Manifest):
+    entries = [Entry(1, 2, "TABLE DATA", "public orders_archive owner")]
+    with pytest.raises(FindingError, match=r"public\.orders"):
+        compare_entries(replace(manifest, tables=[Table("public", "orders", "table", 1)]), entries, ["data/1.dat.gz"])
+
+
+@pytest.mark.parametrize(
+    ("message", "verdict"),
+    [
+        ('could not create unique index "x"', "corrupt"), ("could not uncompress data: (null)", "corrupt"),
+        ('extension "isn" is not available', "unverifiable"), ("No space left on device", "unverifiable"),
+        ("server closed the connection unexpectedly", "unverifiable"), ('role "x" does not exist', "unverifiable"),
+    ],
+)
+def test_only_what_the_server_says_about_data_is_the_backups_fault(message: str, verdict: str):
+    assert verdict_of_restore_error(RunbookError(message)) == verdict
+
+
+GOOD = gzip.compress(b"rows\n" * 100_000)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (GOOD, ""), (gzip.compress(b""), ""), (GOOD[:-1], "ends too early"), (b"", "ends too early"),
+        (GOOD[:-8] + b"\0" * 8, "broken"), (GOOD + b"x", "bytes follow"), (b"no gzip at all", "broken"),
+    ],
+)
+def test_every_block_is_inflated_to_its_end(tmp_path: Path, data: bytes, words: str):
+    """A81 ⚠."""
+    path = tmp_path / "1.dat.gz"
+    path.write_bytes(data)
+    size, sha256, problem = hash_and_inflate(path)
+    assert (size, sha256) == (len(data), hashlib.sha256(data).hexdigest())
+    assert words in problem
+    assert bool(words) == bool(problem)
+
+
+OURS = marker.join(None, marker.Marker(marker.SCRATCH, "", "x"))
+LIVE = marker.join(None, marker.Marker(marker.RETIRED, "", "x"))
+
+
+@pytest.mark.parametrize(
+    ("name", "comment", "expected"),
+    [
+        (scratch_name("20261121T021500Z-3fa9"), OURS, True), (scratch_name("20261121T021500Z-3fa9"), None, True),
+        (scratch_name("20261121T021500Z-3fa9"), "mine, please keep", False),
+        (scratch_name("20261121T021500Z-3fa9"), LIVE, False),
+        ("sre_scratch_of_somebody", OURS, False), ("orders", OURS, False),
+    ],
+)
+def test_only_databases_of_drills_are_leftovers(name: str, comment: str | None, expected: bool):
+    assert is_leftover(name, comment) is expected
+
+
+@pytest.fixture
+def place(tmp_path: Path, manifest_of: Callable[..., Manifest]) -> TargetFolder:
+    place = TargetFolder(tmp_path, "bakery_ia", "auth-db")
+    folder = place.backup("20261121T100000Z-0001")
+    folder.mkdir(parents=True)
+    write_manifest(folder, manifest_of(folder.name, "2026-11-21T10:00:00.000Z"))
+    return place
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "maximum_age_s", "words"),
+    [
+        ([("good", "archive")], 7200, []),
+        ([("good", "archive")], 7199, ["is 2 h old, and at most 120 min are allowed"]),
+        ([("good", "bytes")], 7200, ["no backup proven to the rung archive"]), ([], 7200, ["no backup proven"]),
+        ([("good", "content"), ("corrupt", None)], 7200, ["of auth-db is corrupt", "no backup proven"]),
+        ([("good", "content"), ("unverifiable", "bytes")], 7200, []),
+    ],
+)
+def test_a_catalog_is_right_only_with_a_fresh_proof(
+    place: TargetFolder, verdicts: list, maximum_age_s: float, words: list[str]
+):
+    """B42 ⚠."""
+    folder = place.backup("20261121T100000Z-0001")
+    for verdict, rung in verdicts:
+        append_verdict(folder, Verdict(verdict, rung, "2026-11-21T11:00:00.000Z", folder.name))
+    problems = assess("auth-db", list_backups(place), NOW, maximum_age_s, "archive")
+    assert len(problems) == len(words), json.dumps(problems)
+    assert all(word in problem for word, problem in zip(words, problems, strict=True))
+
+
+def test_no_backup_is_a_problem_with_the_command():
+    assert assess("auth-db", [], NOW, 90000, "archive") == [
+        "auth-db has no backup. Run: ansible-playbook sre.runbooks.database_backup -e target=auth-db"
+    ]
+
+
+def test_the_table_is_aligned(place: TargetFolder):
+    line = line_of("auth-db", list_backups(place), NOW)
+    assert line.index("not proven") == HEADING.index("proven")
+    assert "2 h" in line
+    assert line_of("auth-db", [], NOW).endswith(" 0")
