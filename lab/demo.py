@@ -43,7 +43,7 @@ HEARTBEAT_S = 4.0
 RUNS = REPOSITORY / "build" / "demo"
 BIN = Path(sys.executable).parent
 # What Ansible prints around our own lines.
-CHATTER = re.compile(r"(ok|changed|skipping|included): \[|PLAY (RECAP|\[)|\S+ +: ok=\d|\s*$|\s*\"?msg\"?: *$|[{}]\s*$")
+CHATTER = re.compile(r"(ok|changed|skipping): \[|included: |PLAY (RECAP|\[)|\S+ +: ok=\d|\s*$")
 HEADING = re.compile(r"(?:TASK|RUNNING HANDLER) \[(?:\S+ : )?(.*)\] \**$")
 
 
@@ -201,7 +201,8 @@ class Demo:
             found = connection.execute(
                 "SELECT count(*), max(created_at) FROM orders WHERE created_at <= coalesce(%s, now())", [until]
             ).fetchone()
-        return Rows(*found) if found else Rows(0, None)
+        count, newest = found or ("0", None)
+        return Rows(int(count), newest and datetime.fromisoformat(newest))
 
     def report(self, runbook: str) -> tuple[Path, dict[str, object]]:
         """The newest report of a runbook: its page, and its data.
@@ -313,7 +314,7 @@ def main() -> int:
 
     signal.signal(signal.SIGTERM, interrupt)
     demo = Demo()
-    code, last = 1, ""
+    code, last = 1, "The demo stopped: something in it is broken, see above."
     try:
         last = f"The report: {demo.run()}"
         code = 0
@@ -321,11 +322,12 @@ def main() -> int:
         code, last = 130, "The demo was interrupted."
     except (DemoError, RunbookError, psycopg.Error, OSError) as error:
         last = f"The demo stopped: {' '.join(str(error).split())}\nThe records of its runs: {demo.folder}"
-    try:
-        demo.down()
-    except (RunbookError, OSError) as error:
-        code = code or 1
-        last = f"{last}\nThe lab could not be taken down: {error} Try: python -m lab down --name {NAME}"
+    finally:
+        try:
+            demo.down()
+        except (RunbookError, OSError) as error:
+            code = code or 1
+            last = f"{last}\nThe lab could not be taken down: {error} Try: python -m lab down --name {NAME}"
     if not any(demo.folder.glob("*")):
         shutil.rmtree(demo.folder, ignore_errors=True)
     print(f"\n{last}", file=sys.stdout if code == 0 else sys.stderr, flush=True)

@@ -7,17 +7,18 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tools.repository import NAMESPACE, ROOT, playbooks, public_variables, roles, used_roles
+from tools.repository import NAMESPACE, ROOT, playbooks, public_variables, roles, task_files, used_roles
 
-SECTIONS = (
-    "When to use it",
-    "The command",
-    "What it asks",
-    "What it changes",
-    "The outage to expect",
-    "How to undo it",
-    "Exit codes",
-)
+# What each page says: as a section, or as a row of the table at its top.
+SECTIONS = {
+    "When to use it": "When",
+    "The command": "Command",
+    "What it asks": "Asks",
+    "What it changes": "Changes",
+    "The outage to expect": "Outage",
+    "How to undo it": "Undo",
+    "Exit codes": "Exit codes",
+}
 # These explain once what all playbooks share: for operators, and for those who write playbooks.
 COMMON_PAGES = ("docs/run.md", "docs/architecture.md")
 COMMON_ROLE = "run"
@@ -30,6 +31,7 @@ def findings(root: Path = ROOT) -> list[str]:
     variables = {role.name: public_variables(role) for role in roles(root)}
     names = {path.stem for path in playbooks(root)}
     known = {name for options in variables.values() for name in options} | COMMON_VARIABLES
+    mentionable = known | inventory_variables(root) | facts(root)
     words = names | plugin_names(root) | set(variables)
     found = [
         f"docs/runbooks/{path.name}: there is no playbook of this name."
@@ -44,29 +46,32 @@ def findings(root: Path = ROOT) -> list[str]:
             continue
         text = page.read_text(encoding="utf-8")
         wanted = {one for role in used if role != COMMON_ROLE for one in variables.get(role, {})}
-        problems = page_problems(text, SECTIONS, wanted, known, words, set(variables))
+        problems = page_problems(text, SECTIONS, wanted, mentionable, words, set(variables))
         found += [f"{where}: {problem}" for problem in problems]
     common = "\n".join((root / where).read_text(encoding="utf-8") for where in COMMON_PAGES)
-    problems = page_problems(common, (), set(variables.get(COMMON_ROLE, {})), known, words, set(variables))
+    problems = page_problems(common, {}, set(variables.get(COMMON_ROLE, {})), mentionable, words, set(variables))
     return found + [f"{' and '.join(COMMON_PAGES)}: {problem}" for problem in problems]
 
 
 def page_problems(
-    text: str, sections: tuple[str, ...], wanted: set[str], known: set[str], words: set[str], role_names: set[str]
+    text: str, sections: dict[str, str], wanted: set[str], known: set[str], words: set[str], role_names: set[str]
 ) -> list[str]:
     """What is wrong with one page.
 
     Args:
-        sections: the headings of the second level that it must have, in this order.
+        sections: headings of the second level that it must have, or the table's row that stands for one.
         wanted: variables that it must mention.
-        known: all public variables; what looks like one must be among them.
+        known: all variables that an operator may meet; what looks like one must be among them.
         role_names: what begins with one of them and stands in backticks is taken for a variable.
         words: names of playbooks, roles and plugins; what stands behind `sre.runbooks.` must be among them.
     """
     headings = re.findall(r"^## (.+?)\s*$", text, re.MULTILINE)
-    found = [f"the section '## {section}' is missing." for section in sections if section not in headings]
-    if not found and [heading for heading in headings if heading in sections] != list(sections):
-        found.append(f"the sections are not in the order {', '.join(sections)}.")
+    rows = re.findall(r"^\| ([A-Z][^|]*?) \|", text, re.MULTILINE)
+    found = [
+        f"the section '## {section}' (or the row '| {row} |') is missing."
+        for section, row in sections.items()
+        if section not in headings and row not in rows
+    ]
     mentioned = set(re.findall(r"[a-z_][a-z0-9_]+", text))
     found += [f"the variable {name} is not mentioned." for name in sorted(wanted - mentioned)]
     given = set(re.findall(r"(?:-e|--extra-vars)[ =]['\"]?([a-z_][a-z0-9_]*)=", text))
@@ -79,6 +84,24 @@ def page_problems(
         for name in sorted(set(re.findall(r"\bsre\.runbooks\.([a-z_]+)", text)) - words)
     ]
     return found
+
+
+def inventory_variables(root: Path) -> set[str]:
+    """The variables that inventories give to hosts and groups."""
+    found: set[str] = set()
+    for path in (root / "inventories").rglob("*.yml"):
+        found |= set(re.findall(r"^\s*([a-z][a-z0-9_]*):", path.read_text(encoding="utf-8"), re.MULTILINE))
+    return found
+
+
+def facts(root: Path) -> set[str]:
+    """What roles set for those that run after them."""
+    return {
+        name
+        for _path, tasks in task_files(root)
+        for task in tasks
+        for name in task.get("ansible.builtin.set_fact") or {}
+    }
 
 
 def plugin_names(root: Path) -> set[str]:

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from yaml import YAMLError
 
-from tools import check_arguments, check_runbooks, check_tasks, generate
+from tools import check_arguments, check_runbooks, check_tasks, generate, inventory_schema
 from tools.repository import ROOT
 
 SILENCE_S = 4.0
@@ -91,6 +91,7 @@ CHECKS: dict[str, Check] = {
     "changelog": command("antsibull-changelog", "lint"),
     "arguments": own(check_arguments.findings),
     "tasks": own(check_tasks.findings),
+    "inventories": own(inventory_schema.findings),
     "runbooks": own(check_runbooks.findings),
     "generated": own(generate.findings),
 }

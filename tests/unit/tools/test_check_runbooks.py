@@ -22,11 +22,15 @@ def test_a_true_page_is_left_alone() -> None:
     assert problems(f"{PAGE}\n    {command}\n`drill_info` `database_name`", frozenset({"drill_count"})) == []
 
 
+def test_a_table_may_stand_for_sections() -> None:
+    rows = "".join(f"| {row} | text |\n" for row in check_runbooks.SECTIONS.values())
+    assert problems(f"# Drill\n\n| | |\n|---|---|\n{rows}") == []
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (PAGE.replace("## Exit codes", "## Exits"), "the section '## Exit codes' is missing."),
-        (PAGE + "\n## When to use it\n", "the sections are not in the order"),
+        (PAGE.replace("## The command", "## Run"), "the section '## The command' (or the row '| Command |')"),
         (PAGE + "\n    ansible-playbook sre.runbooks.dril\n", "there is no sre.runbooks.dril."),
         (PAGE + "\n    -e drill_cuont=3", "there is no variable drill_cuont."),
         (PAGE + "\nSet `drill_old`.", "there is no variable drill_old."),
