@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NAMESPACE = "sre.runbooks."
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
     """Plain YAML; the tags that only Ansible knows (!unsafe, !vault) keep their text."""
 
 

@@ -1,0 +1,191 @@
+# Copyright: the sre.runbooks contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The inventories keep to the words of the architecture, and what breaks them is found before a runbook meets it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tools import inventory_schema
+from tools.repository import ROOT, load
+
+Tree = dict[str, Any]
+
+
+def test_the_inventories_keep_to_their_words() -> None:
+    assert inventory_schema.findings(ROOT) == []
+
+
+def test_the_platforms_are_as_large_as_their_documents_say() -> None:
+    """B1, D1."""
+    bakery = inventory_schema.Inventory(ROOT / "inventories" / "bakery_ia")
+    dbis = inventory_schema.Inventory(ROOT / "inventories" / "dbis_core")
+    baseline = bakery.shared["all"]["baseline"]
+    assert {group: len(bakery.groups[group]) for group in ("services", "databases", "caches")} == {
+        group: baseline[group] for group in ("services", "databases", "caches")
+    } == {"services": 18, "databases": 14, "caches": 1}
+    assert (list(dbis.groups["services"]), list(dbis.groups["databases"])) == (["app"], ["dbis-db"])
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A root with a copy of one inventory and of what the roles declare."""
+    shutil.copytree(ROOT / "inventories" / "bakery_ia", tmp_path / "inventories" / "bakery_ia")
+    for role in (ROOT / "roles").iterdir():
+        if (role / "meta" / "argument_specs.yml").exists():
+            shutil.copytree(role / "meta", tmp_path / "roles" / role.name / "meta")
+    return tmp_path
+
+
+def _change(root: Path, file: str, change: Callable[[Tree], None]) -> None:
+    path = root / "inventories" / "bakery_ia" / file
+    tree = load(path)
+    change(tree)
+    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
+
+
+def _host(group: str, host: str, **variables: Any) -> Callable[[Tree], None]:
+    def change(tree: Tree) -> None:
+        tree["all"]["children"][group]["hosts"][host].update(variables)
+
+    return change
+
+
+def _without(name: str) -> Callable[[Tree], None]:
+    return lambda tree: tree.pop(name)
+
+
+def _with(**variables: Any) -> Callable[[Tree], None]:
+    return lambda tree: tree.update(variables)
+
+
+def _unmarked(tree: Tree) -> None:
+    del tree["contacts"][1]["placeholder"]
+
+
+def _typed(tree: Tree) -> None:
+    tree["health_checks"][0]["time_out"] = 3
+
+
+HOSTS, DATABASES, SERVICES = "hosts.yml", "group_vars/databases.yml", "group_vars/services.yml"
+CONTACTS = "group_vars/all/contacts.yml"
+FAULTS = {
+    "an unknown variable of a host": (
+        HOSTS, _host("databases", "orders-db", databse_port=5432),
+        "orders-db: the variable databse_port is unknown in the group databases.",
+    ),
+    "an unknown variable of a group": (
+        SERVICES, _with(service_colour="blue"), "gateway: the variable service_colour is unknown in the group",
+    ),
+    "a word of another group": (
+        HOSTS, _host("services", "gateway", database_port=1), "gateway: the variable database_port is unknown",
+    ),
+    "an unknown variable of all": (
+        "group_vars/all/main.yml", _with(tresholds={}), "all: the variable tresholds is unknown.",
+    ),
+    "services without a health check": (SERVICES, _without("health_checks"), "pos-service: health_checks is missing."),
+    "a service with an empty list of checks": (
+        HOSTS, _host("services", "pos-service", health_checks=[]), "pos-service: health_checks is empty",
+    ),
+    "a check of an unknown kind": (
+        HOSTS, _host("services", "pos-service", health_checks=[{"kind": "smoke"}]), "pos-service: health_checks has",
+    ),
+    "a misspelt option of a check": (SERVICES, _typed, "gateway: health_checks has the unknown option time_out."),
+    "a database without a backup policy": (
+        DATABASES, _without("backup_policy"), "orders-db: backup_policy is missing.",
+    ),
+    "a backup policy that is empty": (
+        HOSTS, _host("databases", "auth-db", backup_policy={}), "auth-db: backup_policy is missing.",
+    ),
+    "a backup policy without retention": (
+        HOSTS, _host("databases", "auth-db", backup_policy={"schedule": "daily"}),
+        "auth-db: backup_policy lacks retention_days.",
+    ),
+    "a service on a database that does not exist": (
+        HOSTS, _host("services", "sales-service", service_database="sale-db"),
+        "sales-service: service_database names sale-db, which is no host in the group databases.",
+    ),
+    "a consumer that does not exist": (
+        HOSTS, _host("databases", "sales-db", consumers=["sales-service", "till"]),
+        "sales-db: consumers names till, which is no host in the group services.",
+    ),
+    "a consumer that is not named": (
+        HOSTS, _host("databases", "sales-db", consumers=[]), "sales-db: consumers lacks sales-service",
+    ),
+    "a store that does not exist": (
+        DATABASES, _with(backup_store="tape"), "auth-db: backup_store names tape, which is no host in the group",
+    ),
+    "a scratch server without PostgreSQL": (
+        DATABASES, _with(scratch_server="bakery-vps"), "auth-db: scratch_server is bakery-vps, which has no",
+    ),
+    "a store on a server that does not exist": (
+        HOSTS, _host("stores", "local-store", server="attic"),
+        "local-store: server names attic, which is no host in the group servers.",
+    ),
+    "a placeholder contact that is not marked (D29)": (
+        CONTACTS, _unmarked,
+        "all: contacts has oncall@yourdomain.com for On-call, a placeholder that is not marked with placeholder: true.",
+    ),
+    "a contact without an address": (
+        CONTACTS, _with(contacts=[{"role": "On-call"}]), "all: contacts has {'role': 'On-call'}, which lacks",
+    ),
+    "a secret in plain text": (
+        HOSTS, _host("databases", "auth-db", database_admin={"user": "postgres", "password": "hunter2"}),
+        "auth-db: database_admin.password holds a secret in plain text",
+    ),
+    "a port that is a word": (
+        HOSTS, _host("databases", "auth-db", database_port="5432"),
+        "auth-db: database_port is '5432' and should be of type int.",
+    ),
+    "a group that nobody knows": (
+        HOSTS, lambda tree: tree["all"]["children"].update(queues={"hosts": {"kafka": {}}}),
+        "the group queues is unknown",
+    ),
+}
+
+
+@pytest.mark.parametrize(("file", "change", "sentence"), FAULTS.values(), ids=FAULTS.keys())
+def test_a_fault_is_found_with_host_and_variable(
+    copy: Path, file: str, change: Callable[[Tree], None], sentence: str
+) -> None:
+    _change(copy, file, change)
+    found = inventory_schema.findings(copy)
+    assert any(one.startswith(f"inventories/bakery_ia: {sentence}") for one in found), found
+
+
+def test_the_copy_is_found_right_before_it_is_changed(copy: Path) -> None:
+    assert inventory_schema.findings(copy) == []
+
+
+def test_a_folder_that_would_win_over_the_lab_is_found(copy: Path) -> None:
+    (copy / "inventories" / "bakery_ia" / "host_vars").mkdir()
+    assert [one for one in inventory_schema.findings(copy) if "host_vars would win over an overlay" in one]
+
+
+@pytest.mark.parametrize("address", [
+    "[Contact]", "", "?", "oncall@yourdomain.com", "ops@example.org", "TBD-todo", "pager.placeholder.invalid",
+    "<phone>", "+1 000000 0000", "xxx", "CHANGEME",
+])
+def test_what_nobody_filled_in_counts_as_a_placeholder(address: str) -> None:
+    """D29: placeholders in the runbook's contacts."""
+    assert inventory_schema.PLACEHOLDER.search(address)
+
+
+@pytest.mark.parametrize("address", ["oncall@bakery-ia.eu", "+34 931 220 415", "https://chat.bakery-ia.eu/#ops"])
+def test_a_real_contact_is_no_placeholder(address: str) -> None:
+    assert not inventory_schema.PLACEHOLDER.search(address)
+
+
+def test_no_inventory_reads_a_secret_in_another_way_than_by_lookup() -> None:
+    """X18: passwords in the sources' command lines and files."""
+    for path in (ROOT / "inventories").rglob("*.yml"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if re.match(r"\s*(\w*password|token):", line):
+                assert "lookup('ansible.builtin.file'" in line or "password }}" in line, f"{path}: {line}"
