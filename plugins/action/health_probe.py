@@ -9,7 +9,7 @@ from typing import Any
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.utils.color import ANSIBLE_COLOR
 from ansible.utils.display import Display
-from ansible_collections.sre.runbooks.plugins.module_utils.health.summary import counts, table
+from ansible_collections.sre.runbooks.plugins.module_utils.health.summary import counts, grouped, table
 from ansible_collections.sre.runbooks.plugins.plugin_utils.progress_action import ProgressAction
 
 
@@ -22,8 +22,8 @@ class ActionModule(ProgressAction):
         if boolean(self._task.args.get("show", False), strict=False) and "checks" in result:
             display = Display()
             width = display.columns if ANSIBLE_COLOR else 0
-            lines = [*table(result["checks"], width, bool(ANSIBLE_COLOR)).splitlines(), *result["not_measured"],
-                     f"{len(result['checks'])} checks: {counts(result['checks'])}"]
+            lines = [*table(result["checks"], width, bool(ANSIBLE_COLOR)).splitlines(),
+                     *grouped(result["not_measured"]), f"{len(result['checks'])} checks: {counts(result['checks'])}"]
             for line in lines:
                 display.display(f"  {line}")
         return result

@@ -97,10 +97,10 @@ options:
             description:
               - For V(http), how the body is read.
               - V(auto) takes the first shape whose keys the body has; a body of no known shape is V(unknown).
-              - V(services) is C({"status", "timestamp", "services": {name: word}}).
-              - V(checks) is C({"status", "timestamp", "checks": {name: word, or an object with a status}}).
-              - V(actuator) is Spring's C({"status", "components": {name: {"status"}}}).
-              - V(plain) is C({"status"}), with C(timestamp) and C(version) where they are given.
+              - V(services) has C(status), C(timestamp), and C(services) with a word for each name.
+              - V(checks) has C(status), C(timestamp), and C(checks) with a word, or an object with C(status), for each.
+              - V(actuator) is Spring's, with C(status), and C(components) with an object with C(status) for each.
+              - V(plain) has C(status), with C(timestamp) and C(version) where they are given.
               - V(text) is one word such as C(OK), not JSON.
               - V(json) is any JSON, looked at by O(targets[].checks[].thresholds) only.
               - V(any) is not read; the HTTP status alone counts.

@@ -103,14 +103,16 @@ def bench_sweep(bench: Bench) -> None:
             raise RuntimeError(json.loads(done.stdout)["summary"])
 
     settings = {"max_connections": "120", "fsync": "off"}
-    with PostgresServer(bench.folder / "server", settings=settings) as server:
-        with subprocess.Popen([sys.executable, "-c", HEALTH_SERVICE], stdout=subprocess.PIPE, text=True) as service:
-            try:
-                targets = _targets(server, int(service.stdout.readline()))
-                inventory = _inventory(bench.folder, targets)
-                single = _single_tasks(bench.folder, targets)
-                bench.measure(f"The module, {SERVICES} services and {DATABASES} databases", module, at_most=1.5)
-                bench.compare("health.yml against the same 32 checks as single tasks",
-                              ours=lambda: play(PLAYBOOK), raw=lambda: play(single), at_least=6)
-            finally:
-                service.terminate()
+    with (
+        PostgresServer(bench.folder / "server", settings=settings) as server,
+        subprocess.Popen([sys.executable, "-c", HEALTH_SERVICE], stdout=subprocess.PIPE, text=True) as service,
+    ):
+        try:
+            targets = _targets(server, int(service.stdout.readline()))
+            inventory = _inventory(bench.folder, targets)
+            single = _single_tasks(bench.folder, targets)
+            bench.measure(f"The module, {SERVICES} services and {DATABASES} databases", module, at_most=1.5)
+            bench.compare("health.yml against the same 32 checks as single tasks",
+                          ours=lambda: play(PLAYBOOK), raw=lambda: play(single), at_least=6)
+        finally:
+            service.terminate()

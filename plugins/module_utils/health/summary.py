@@ -87,7 +87,7 @@ def summary(checks: Checks, not_measured: Iterable[str] = (), at_least: str = "w
     problems = [check for check in in_order(checks) if rank(check["status"]) >= max(1, rank(at_least))]
     targets = len({check["target"] for check in checks})
     whole = f"{len(checks)} checks of {targets} {'target' if targets == 1 else 'targets'}: {counts(checks)}."
-    return [whole, *map(offender_text, problems), *not_measured]
+    return [whole, *map(offender_text, problems), *grouped(not_measured)]
 
 
 def table(checks: Checks, width: int = 0, colour: bool = False, everything: bool = False) -> str:
@@ -116,6 +116,17 @@ def table(checks: Checks, width: int = 0, colour: bool = False, everything: bool
         line = _line(row, widths, room)
         lines.append(f"\x1b[{COLOURS.get(row[0], '0')}m{line}\x1b[0m" if colour else line)
     return "\n".join(lines)
+
+
+def grouped(not_measured: Iterable[str]) -> list[str]:
+    """The sentences, with one that is the same for several targets said once."""
+    targets: dict[str, list[str]] = {}
+    for line in not_measured:
+        target, _, rest = line.partition(" ")
+        targets.setdefault(rest, []).append(target)
+    return [
+        f"{names[0] if len(names) == 1 else f'{len(names)} targets'} {rest}" for rest, names in targets.items()
+    ]
 
 
 def _line(row: Sequence[str], widths: Sequence[int], room: int) -> str:
