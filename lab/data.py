@@ -64,7 +64,7 @@ def fill(
     """
     if total_bytes <= 0:
         raise RunbookError(f"A database cannot be filled with {total_bytes} bytes.", "Give a positive size.")
-    parts = sum(part for *_, part in TABLES)
+    parts = sum(part for *_unused, part in TABLES)
     done = 0
     with connect(login, "fill") as connection:
         connection.execute("SET synchronous_commit = off")

@@ -270,15 +270,14 @@ class Demo:
         lost = max(0, before.count - after.count)
         lost_s = (destroyed_at - after.newest).total_seconds() if after.newest else 0.0
         lines = [
-            ("service without an answer, seen by its client", f"{outage_s:.1f} s"),
-            ("from the mistake to a healthy service", f"{recovered_s:.0f} s"),
-            ("newest order that came back, older than the mistake by", f"{lost_s:.0f} s"),
-            ("orders lost, written between backup and mistake", f"{lost:,} of {before.count:,}"),
+            ("outage: the service gave its client no answer", f"{outage_s:.1f} s"),
+            ("orders lost: written between backup and mistake", f"{lost:,} of {before.count:,}"),
+            ("the newest order that came back is older than the mistake by", f"{lost_s:.0f} s"),
+            ("from the mistake to orders that are back", f"{recovered_s:.0f} s"),
         ]
-        lines += [
-            (f"as the report says: {str(one['name']).replace('_', ' ')}", f"{one['value']} {one.get('unit', '')}")
-            for one in _measures(data)
-        ]
+        for one in _measures(data):
+            objective = f", objective {float(one['objective']):,.0f} s" if one.get("objective") else ""
+            lines.append((f"in the report: {str(one['name']).replace('_', ' ')}{objective}", f"{one['value']:.2f} s"))
         width = max(len(name) for name, _value in lines)
         print(f"\n{paint('What was measured', '1;36')}")
         for name, value in lines:

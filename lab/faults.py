@@ -79,7 +79,7 @@ def end(lab: Lab, host: str | None = None) -> str:
             _ask_for(lab, service, {})
             mended.append(service)
         if lab.service_pid(service) is None:
-            lab.start_service(service)
+            lab.await_service(service, lab.start_service(service))
             mended.append(service)
     return f"mended: {', '.join(dict.fromkeys(mended))}" if mended else "there was nothing to mend"
 

@@ -78,7 +78,7 @@ def write_private(path: Path, text: str, user: pwd.struct_passwd | None = None) 
 
 def random_password() -> str:
     """32 random characters (B19 ⚠: base64 has characters that break URLs; letters and digits never do)."""
-    return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(32))
+    return "".join(secrets.choice(string.ascii_letters + string.digits) for _unused in range(32))
 
 
 def free_port() -> int:

@@ -95,7 +95,7 @@ class RedisServer:
         if self._password is not None or not self._password_file.exists():
             machine.write_private(self._password_file, self._password or machine.random_password())
         chosen = self._port is not None
-        for _ in range(PORT_ATTEMPTS):
+        for _unused in range(PORT_ATTEMPTS):
             if not chosen:
                 self._port = machine.free_port()
             if self._launch():

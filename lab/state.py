@@ -179,7 +179,7 @@ class Lab:
                 if service not in launched:
                     launched[service] = self._launch_service(system, service)
             overlay.write(self)
-            waiting = {pool.submit(self._await_service, host, child): host for host, child in launched.items()}
+            waiting = {pool.submit(self.await_service, host, child): host for host, child in launched.items()}
             for number, host in enumerate(_each_done(waiting, report, "services"), 1):
                 if number % 6 == 0 or number == len(launched):
                     report(f"{host} answers ({number} of {len(launched)} services)")
@@ -321,7 +321,12 @@ class Lab:
                 return pid
         return None
 
-    def _await_service(self, host: str, child: subprocess.Popen[bytes] | None) -> None:
+    def await_service(self, host: str, child: subprocess.Popen[bytes] | None) -> None:
+        """Wait until a service answers, healthy or not.
+
+        Raises:
+            RunbookError: it ended, or did not answer in time.
+        """
         deadline = time.monotonic() + SERVICE_START_S
         answer = "nothing"
         while time.monotonic() < deadline:
@@ -363,10 +368,17 @@ class Lab:
             machine.send(pid, signal.SIGKILL)
         machine.wait_for(lambda: not self._processes(), SERVICE_STOP_S)
         report(f"{len(servers)} PostgreSQL servers ended")
-        shutil.rmtree(self.folder)
+        if not machine.wait_for(self._remove, SERVICE_STOP_S):
+            raise RunbookError(f"{self.folder} could not be removed.", "Somebody writes there; run down again.")
         self.link.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             LINKS.rmdir()
+
+    def _remove(self) -> bool:
+        """Take the folder away; False when a child of an ended process still wrote into it."""
+        with contextlib.suppress(OSError):
+            shutil.rmtree(self.folder)
+        return not self.folder.exists()
 
     def _processes(self, program: str = "") -> list[int]:
         """Every process that has this lab's folder among its arguments."""
