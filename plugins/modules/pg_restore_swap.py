@@ -202,6 +202,12 @@ retired:
   returned: when the names were exchanged
   type: str
   sample: orders__retired_20261121T144501_120Z
+left:
+  description: Sentences on copies that could not be dropped; the next restore drops them.
+  returned: when O(state=undone) took back what nobody had seen
+  type: list
+  elements: str
+  sample: []
 abandoned:
   description: Name of the restored database that was put aside again.
   returned: when O(state=undone) exchanged the names

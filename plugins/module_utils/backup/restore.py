@@ -227,7 +227,7 @@ class Restore:
         """Drop the copy after a failure; when that fails too, the first error matters, and the next run drops it."""
         try:
             self.swap.drop(name)
-        except errors.Error as error:
+        except (errors.Error, RunbookError) as error:
             self.progress.say(f"{name} could not be dropped ({' '.join(str(error).split())}); the next run does it")
 
     def _go_on(self, position: Position) -> None:
@@ -334,8 +334,7 @@ class Restore:
             plan.add("drop the copy", copy_name(name, position.backup), "unfinished copy", "absent", reversible=False)
             if not self.check:
                 self.swap.give_way()
-                for copy in self.swap.position().copies:
-                    self.swap.drop(copy.name)
+                self.result.values["left"] = self._drop_copies()
             return
         if position.state == UNTOUCHED and not self.request.losses_agreed and not self.check:
             return
@@ -362,6 +361,16 @@ class Restore:
         self.result.values["sessions_ended"] = done["sessions"]
         partner = self.swap.position().partner
         self.result.values["abandoned"] = partner.name if partner else None
+
+    def _drop_copies(self) -> list[str]:
+        """Drop all copies; returns those that cannot be dropped now, which costs disk and nothing else."""
+        left = []
+        for copy in self.swap.position().copies:
+            try:
+                self.swap.drop(copy.name)
+            except RunbookError as error:
+                left.append(error.message)
+        return left
 
     def _kept(self, position: Position) -> Database:
         """The retired database to bring back: the one named, else the latest."""
@@ -424,7 +433,7 @@ def list_kept(login: Login, moment: datetime) -> list[dict[str, Any]]:
             " pg_database_size(oid) AS size_bytes FROM pg_database ORDER BY datname"
         ).fetchall()
     for row in rows:
-        _, marker = markers.split(row["comment"])
+        _unused, marker = markers.split(row["comment"])
         if marker and marker.state in (markers.RETIRED, markers.ABANDONED):
             kept.append({
                 "name": row["name"], "database": marker.database, "state": marker.state, "backup": marker.backup,

@@ -36,6 +36,10 @@ RESTORING_SUFFIX = re.compile(r"__restoring_(\d{8}T\d{6}Z-[0-9a-f]{4})$")
 POLL_S = 0.005
 # A rename waits for locks on the database itself (an open ALTER ROLE … IN DATABASE); applications are away meanwhile.
 LOCK_TIMEOUT_S = 5.0
+# DROP DATABASE waits until every process of the server has let go of its files, so one that is stopped stops it too.
+DROP_TIMEOUT_S = 10.0
+# The server's own mark on a database whose dropping was begun: it can only be dropped.
+INVALID = -2
 
 DATABASES = """
 SELECT d.datname AS name, d.oid::bigint AS oid, shobj_description(d.oid, 'pg_database') AS comment,
@@ -151,6 +155,8 @@ def read_position(databases: list[dict[str, Any]], database: str) -> Position:
     live, copies, kept = None, [], []
     for row in databases:
         comment, marker = markers.split(row["comment"])
+        if marker and marker.state == markers.PREPARED and row["connection_limit"] == INVALID:
+            marker = replace(marker, state=markers.RESTORING)
         found = Database(row["name"], row["oid"], comment, marker, row["allows"], row["connection_limit"])
         if found.name == database:
             live = found
@@ -254,8 +260,24 @@ class Swap:
         )
 
     def drop(self, name: str) -> None:
-        """Drop a database, with the sessions in it."""
-        self.connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(identifier(name)))
+        """Drop a database, with the sessions in it.
+
+        Raises:
+            RunbookError: some process of the server does not answer; what is left can only be dropped.
+        """
+        try:
+            with self.progress.during(lambda: f"dropping {name}"):
+                self.connection.execute(f"SET statement_timeout = {int(DROP_TIMEOUT_S * 1000)}")
+                self.connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(identifier(name)))
+        except psycopg.errors.QueryCanceled as error:
+            raise RunbookError(
+                f"The database {name!r} could not be dropped within {DROP_TIMEOUT_S:.0f} s, because a process of the "
+                "server does not answer.",
+                "The next restore drops it, once no process is stopped any more.", left=name,
+            ) from error
+        finally:
+            if not self.connection.closed:
+                self.connection.execute("SET statement_timeout = 0")
 
     def close(self, backup: str, copy: Database | None) -> None:
         """Forbid new connections to the live database, and to the copy, with the marker, in one transaction.

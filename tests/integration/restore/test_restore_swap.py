@@ -110,7 +110,7 @@ def test_forty_sessions_and_a_client_that_reconnects_in_a_loop_do_not_get_betwee
     shop.back_up()
     shop.run("INSERT INTO orders (what) VALUES ('lost')")
     shop.reach("prepared")
-    held = [psycopg.connect(**_keywords(shop)) for _ in range(20)]
+    held = [psycopg.connect(**_keywords(shop)) for _unused in range(20)]
     seen: list[object] = []
     stop = threading.Event()
 
@@ -149,13 +149,14 @@ def test_a_backend_that_is_stopped_by_a_signal_is_named_and_the_old_database_ope
         try:
             with pytest.raises(RunbookError) as raised:
                 shop.reach("swapped", session_timeout_s=1.0)
+            assert shop.reach("undone").values["left"], "DROP DATABASE waits for the stopped process"
+            assert position(shop).state == "restoring", "a copy that is half dropped is never exchanged"
         finally:
             os.kill(pid, signal.SIGCONT)
     assert f"pid {pid} (user {shop.application.user}, application 'stuck till')" in raised.value.message
     assert f"kill -CONT {pid}" in raised.value.hint
     assert shop.orders() == 1000
-    assert position(shop).state == "prepared"
-    shop.reach("undone")
+    assert not shop.reach("undone").values["left"]
     assert shop.databases() == [shop.name]
     assert position(shop).live.marker is None
 

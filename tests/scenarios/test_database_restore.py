@@ -1,0 +1,325 @@
+# Copyright: the sre.runbooks contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# ruff: noqa: S608 - names and times of our own
+"""Restores as an operator starts them: data destroyed, runs killed, consumers that do not come back."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import list_backups
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.marker import split
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetFolder
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login, connect
+
+from lab import machine
+from tests.scenarios.conftest import Platform, Played
+
+TARGET, SERVICE, TABLE = "dbis-db", "app", "payments"
+# The owner's check, which waits where a test says so by a role: roles are seen from every database.
+HELD_CHECK = (
+    f"SELECT count(*) > 0 FROM {TABLE}, pg_sleep(CASE WHEN EXISTS (SELECT FROM pg_roles WHERE rolname = "
+    "CASE WHEN current_database() LIKE '%\\_\\_restoring\\_%' THEN 'hold_copy' ELSE 'hold_live' END) THEN 4 ELSE 0 END)"
+)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The platform with one backup that every test restores."""
+
+    platform: Platform
+    manifest: Manifest
+
+    @property
+    def admin(self) -> Login:
+        """The superuser, on the database postgres."""
+        return self.platform.lab.login(TARGET, "admin").at("postgres")
+
+    @property
+    def database(self) -> str:
+        """The live name."""
+        return self.manifest.database.name
+
+    def run(self, statement: str, database: str | None = None) -> list[dict]:
+        """One statement as the superuser, in the live database."""
+        with connect(self.admin.at(database or self.database), "tests") as connection:
+            cursor = connection.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    def old_rows(self) -> int:
+        """How many of the backup's payments are there."""
+        newest = self.manifest.newest_row_at
+        return self.run(f"SELECT count(*) AS n FROM {TABLE} WHERE created_at <= '{newest}'")[0]["n"]
+
+    @property
+    def wanted_rows(self) -> int:
+        """How many there were in the backup."""
+        return next(table.rows for table in self.manifest.tables if table.name == TABLE)
+
+    def destroy(self) -> None:
+        """Half of the payments are gone."""
+        self.run(f"DELETE FROM {TABLE} WHERE id % 2 = 0")
+        assert self.old_rows() < self.wanted_rows
+
+    def states(self) -> dict[str, str]:
+        """The state in each database's marker, `open` without one."""
+        rows = self.run("SELECT datname, shobj_description(oid, 'pg_database') AS c FROM pg_database", "postgres")
+        found = {row["datname"]: split(row["c"])[1] for row in rows if row["datname"].startswith(self.database)}
+        return {name: marker.state if marker else "open" for name, marker in found.items()}
+
+    def arguments(self, *more: str) -> tuple[str, ...]:
+        """What an operator gives."""
+        return (
+            "-e", f"target={TARGET}", "-e", f"approve={TARGET}", "-e", f"backup={self.manifest.backup_id}",
+            "-e", "database_restore_least_rung=archive", *more,
+        )
+
+    def restore(self, *more: str) -> Played:
+        """The playbook, to its end."""
+        return self.platform.play("database_restore", *self.arguments(*more))
+
+    def service_pid(self) -> int | None:
+        """The process of the consumer."""
+        return self.platform.lab.service_pid(SERVICE)
+
+    def assert_restored(self) -> None:
+        """The live database is the backup, nothing is left of a swap but the old one, and the consumer works."""
+        assert self.old_rows() == self.wanted_rows
+        states = self.states()
+        assert states.pop(self.database) == "open"
+        assert set(states.values()) <= {"retired", "abandoned"}
+        assert self.platform.get(SERVICE)[0] == 200
+
+    def records(self, kind: str) -> list[dict]:
+        """The data of the newest run's records of one kind."""
+        lines = (self.platform.newest_run() / "run.jsonl").read_text(encoding="utf-8").splitlines()
+        return [entry["data"] for entry in map(json.loads, lines) if entry["kind"] == kind]
+
+
+@pytest.fixture(scope="module")
+def _scene(dbis: Platform) -> Scene:
+    played = dbis.play("database_backup", "-e", f"target={TARGET}")
+    assert played.returncode == 0, played.output
+    store = dbis.lab.folder / "stores" / "backup-store"
+    backup = list_backups(TargetFolder(store, "dbis_core", TARGET))[-1]
+    return Scene(dbis, backup.manifest)
+
+
+@pytest.fixture
+def scene(_scene: Scene) -> Iterator[Scene]:
+    """Data was destroyed. Afterwards the old databases are dropped, and the consumer works."""
+    _scene.destroy()
+    yield _scene
+    for name, state in _scene.states().items():
+        if state in ("retired", "abandoned"):
+            _scene.run(f'DROP DATABASE "{name}" WITH (FORCE)', "postgres")
+    if _scene.service_pid() is None:
+        _scene.platform.lab.start_service(SERVICE)
+    _scene.platform.wait_until_up(SERVICE)
+
+
+def test_destroyed_rows_come_back_then_undo_brings_the_other_state_back(scene: Scene) -> None:
+    """A85 ⚠ B43 ⚠ D15 ⚠ D25 ⚠: proven before the swap, measured, kept, and the way back is a command."""
+    played = scene.restore()
+    assert played.returncode == 0, played.output
+    scene.assert_restored()
+    assert "To undo:" in played.output
+    assert "database_restore_undo" in played.output
+    measures = {one["name"]: one for one in scene.records("measure")}
+    assert measures["recovery_time"]["objective"] == 3600
+    assert measures["recovery_point"]["objective"] == 86400
+    assert 0 < measures["exchange"]["value"] < measures["outage"]["value"] < measures["recovery_time"]["value"]
+    retired = [name for name, state in scene.states().items() if state == "retired"]
+    assert len(retired) == 1
+
+    listed = scene.platform.play("database_retired", "-e", f"target={TARGET}", "-e", "drop=true")
+    assert listed.returncode == 0, listed.output
+    assert f"{retired[0]}: " in listed.output
+    assert retired[0] in scene.states(), "its hour has not come"
+
+    refused = scene.platform.play("database_restore_undo", "-e", f"target={TARGET}")
+    assert refused.returncode != 0
+    assert "rows written since the exchange" in refused.output
+    assert scene.old_rows() == scene.wanted_rows
+    undone = scene.platform.play("database_restore_undo", "-e", f"target={TARGET}", "-e", f"approve={TARGET}")
+    assert undone.returncode == 0, undone.output
+    assert scene.old_rows() < scene.wanted_rows
+    assert sorted(scene.states().values()) == ["abandoned", "open"]
+    assert scene.platform.get(SERVICE)[0] == 200
+
+    name = next(name for name, state in scene.states().items() if state == "abandoned")
+    comment = scene.run(
+        f"SELECT shobj_description(oid, 'pg_database') AS c FROM pg_database WHERE datname = '{name}'", "postgres"
+    )[0]["c"]
+    old = comment.replace(json.loads(comment.split(": ", 1)[1])["until"], "2020-01-01T00:00:00Z")
+    scene.run(f"COMMENT ON DATABASE \"{name}\" IS '{old}'", "postgres")
+    dropped = scene.platform.play("database_retired", "-e", f"target={TARGET}", "-e", "drop=true")
+    assert dropped.returncode == 0, dropped.output
+    assert list(scene.states()) == [scene.database]
+
+
+def test_check_mode_shows_the_plan_and_touches_nothing(scene: Scene) -> None:
+    pid, states = scene.service_pid(), scene.states()
+    played = scene.platform.play("database_restore", *scene.arguments("--check", "--diff"))
+    assert played.returncode == 0, played.output
+    for step in ("restore the backup beside the live database", "exchange the names", "stop the service"):
+        assert step in played.output
+    assert (scene.service_pid(), scene.states()) == (pid, states)
+
+
+def test_without_a_terminal_and_an_approval_it_is_refused_and_nothing_is_touched(scene: Scene) -> None:
+    pid, states = scene.service_pid(), scene.states()
+    played = scene.platform.play("database_restore", *scene.arguments("-e", "approve="))
+    assert played.returncode != 0
+    assert "there is no terminal to ask on" in played.output
+    assert "REFUSED" in played.output
+    assert (scene.service_pid(), scene.states()) == (pid, states)
+
+
+def test_a_wrong_password_is_refused_in_one_sentence_and_never_shown(scene: Scene, tmp_path: Path) -> None:
+    """X18: the password stands in no output and in no record."""
+    variables = tmp_path / "wrong.json"
+    variables.write_text(json.dumps({"database_admin": {"user": "postgres", "password": "s3cret-but-wrong"}}))
+    pid = scene.service_pid()
+    played = scene.platform.play("database_restore", *scene.arguments("-e", f"@{variables}", "-vvv"))
+    assert played.returncode != 0
+    assert "No connection to PostgreSQL as postgres@" in played.output
+    assert "s3cret-but-wrong" not in played.output
+    folder = scene.platform.newest_run()
+    assert not any(b"s3cret-but-wrong" in path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    assert scene.service_pid() == pid
+
+
+def test_a_stopped_backend_is_named_and_everything_is_undone(scene: Scene) -> None:
+    login = scene.platform.lab.login(TARGET, "application").at(scene.database)
+    with psycopg.connect(
+        host=login.host, port=login.port, user=login.user, password=login.password, dbname=login.database,
+        application_name="frozen report",
+    ) as frozen:
+        pid = frozen.info.backend_pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            played = scene.restore("-e", "database_restore_session_timeout_seconds=1")
+        finally:
+            os.kill(pid, signal.SIGCONT)
+    assert played.returncode != 0
+    assert "FAILED AND UNDONE" in played.output
+    assert f"pid {pid} (user {login.user}, application 'frozen report')" in played.output
+    # DROP DATABASE waits for every process of the server, also for the stopped one: what is left is said.
+    assert "__restoring_" in played.output
+    assert "could not be dropped" in played.output
+    assert scene.old_rows() < scene.wanted_rows
+    assert scene.states()[scene.database] == "open"
+    assert scene.platform.get(SERVICE)[0] == 200
+    again = scene.restore()
+    assert again.returncode == 0, again.output
+    scene.assert_restored()
+
+
+def test_a_consumer_that_does_not_come_back_is_named_and_the_same_command_goes_on(scene: Scene) -> None:
+    """X6. The restored database stays: rows that were written to it are never taken back without a person."""
+    config = scene.platform.lab.service_folder(SERVICE) / "config.json"
+    hidden = config.with_name("config.hidden")
+    config.rename(hidden)
+    try:
+        played = scene.restore()
+    finally:
+        hidden.rename(config)
+    assert played.returncode != 0
+    assert f"The service {SERVICE} did not come back: it ended with exit code 1" in played.output
+    assert "Its last lines:" in played.output
+    assert "is restored and open, and stays so" in played.output
+    assert scene.old_rows() == scene.wanted_rows
+    assert scene.states()[scene.database] == "opened"
+    again = scene.restore()
+    assert again.returncode == 0, again.output
+    assert scene.service_pid() is not None
+    scene.assert_restored()
+
+
+def test_two_operators_at_once_and_the_second_is_told_who_works(scene: Scene) -> None:
+    scene.run("CREATE ROLE hold_copy", "postgres")
+    first = scene.platform.begin("database_restore", *scene.arguments("-e", _held()))
+    try:
+        assert machine.wait_for(lambda: "restoring" in scene.states().values(), 60)
+        second = scene.restore()
+        assert second.returncode != 0
+        assert "is locked by the run" in second.output
+    finally:
+        scene.run("DROP ROLE hold_copy", "postgres")
+        out, err = first.communicate(timeout=120)
+    assert first.returncode == 0, out + err
+    scene.assert_restored()
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["the playbook alone", "playbook and module"])
+@pytest.mark.parametrize("moment", ["restoring", "closed", "exchanged"])
+def test_killed_anywhere_the_same_command_at_once_ends_whole(scene: Scene, moment: str, whole: bool) -> None:
+    """A85 ⚠: kill -9 before the quiesce, between closing and the renames, after the exchange."""
+    role = {"restoring": "hold_copy", "exchanged": "hold_live"}.get(moment)
+    with contextlib.ExitStack() as stack:
+        if moment == "closed":
+            # An ALTER ROLE … IN DATABASE that nobody committed: a rename has to wait for it.
+            other = stack.enter_context(connect(scene.admin, "half an alter", autocommit=False))
+            user = scene.platform.lab.login(TARGET, "application").user
+            other.execute(f'ALTER ROLE "{user}" IN DATABASE "{scene.database}" SET work_mem = \'5MB\''.encode())
+        child = scene.platform.begin("database_restore", *scene.arguments("-e", _held()))
+        stack.callback(_reap, child)
+        if role == "hold_live":
+            assert machine.wait_for(lambda: "restoring" in scene.states().values(), 60), _output(child)
+        if role:
+            scene.run(f"CREATE ROLE {role}", "postgres")
+            stack.callback(scene.run, f"DROP ROLE IF EXISTS {role}", "postgres")
+        assert machine.wait_for(lambda: moment in scene.states().values(), 60), _output(child)
+        _kill(child.pid, whole=whole)
+        if role:
+            scene.run(f"DROP ROLE {role}", "postgres")
+        if moment == "closed":
+            other.rollback()
+    played = scene.restore("-e", _held())
+    assert played.returncode == 0, played.output
+    scene.assert_restored()
+
+
+def _held() -> str:
+    return json.dumps({"database_application_check": HELD_CHECK})
+
+
+def _family(pid: int) -> list[int]:
+    """A process and everything that it started, as far as it is still theirs."""
+    found = [pid]
+    for one in found:
+        found += machine.children_of(one)
+    return found
+
+
+def _kill(pid: int, *, whole: bool) -> None:
+    for one in _family(pid) if whole else [pid]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(one, signal.SIGKILL)
+
+
+def _reap(child: subprocess.Popen[str]) -> None:
+    if child.poll() is None:
+        child.kill()
+    child.stdout.close()
+    child.stderr.close()
+    child.wait()
+
+
+def _output(child: subprocess.Popen[str]) -> str:
+    child.kill()
+    out, err = child.communicate()
+    return out + err
+
+
