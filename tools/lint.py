@@ -94,7 +94,6 @@ CHECKS: dict[str, Check] = {
     "inventories": own(inventory_schema.findings),
     "runbooks": own(check_runbooks.findings),
     "generated": own(generate.findings),
-    "inventories": own(inventory_schema.findings),
 }
 
 
