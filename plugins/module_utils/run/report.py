@@ -94,7 +94,8 @@ def target_report(name: str, records: Sequence[Record]) -> dict[str, Any]:
             kinds.setdefault(str(entry.get("kind")), []).append(entry)
 
     def data(kind: str) -> list[dict[str, Any]]:
-        return [{**entry["data"], "at": entry["at"]} for entry in kinds.get(kind, [])]
+        # A step that knows when it was done says so itself; the record may be written later.
+        return [{"at": entry["at"], **entry["data"]} for entry in kinds.get(kind, [])]
 
     begin, end = kinds.get("begin", [{}])[0], (kinds.get("end") or [None])[-1]
     command = begin.get("data", {}).get("command", "")

@@ -67,6 +67,14 @@ def test_a_refusal_names_the_next_window_in_utc_and_in_its_own_zone() -> None:
     )
 
 
+def test_a_freeze_without_windows_names_its_end() -> None:
+    reason = permission("restore", [], [FREEZE], utc("2026-12-25T12:00")).reason
+    assert reason == (
+        "restore is frozen by Christmas: Wed 2026-12-23 23:00 to Sat 2026-12-26 23:00 UTC (Thu 2026-12-24 00:00 to "
+        "Sun 2026-12-27 00:00 Europe/Madrid). The next time is Sat 2026-12-26 23:00 UTC."
+    )
+
+
 def test_the_next_window_is_one_that_no_freeze_forbids() -> None:
     freeze = {"name": "audit", "from": "2026-11-22", "until": "2026-11-22 03:00", "timezone": "Europe/Madrid"}
     assert "Sun 2026-11-22 02:00 to Sun 03:00 UTC" in permission(
