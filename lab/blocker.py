@@ -46,4 +46,7 @@ def main(name: str, host: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[2:4])
+    try:
+        main(*sys.argv[2:4])
+    except psycopg.Error as trouble:
+        sys.exit(" ".join(str(trouble).split()))

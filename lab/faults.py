@@ -137,7 +137,7 @@ def _block(lab: Lab, host: str) -> str:
     ready.unlink(missing_ok=True)
     if not machine.wait_for(lambda: ready.exists() or child.poll() is not None, 20) or child.poll() is not None:
         child.kill()
-        raise RunbookError(f"No session could be blocked in {host}: {(folder / f'{host}.log').read_text()[-300:]}")
+        raise RunbookError(f"No session could be blocked in {host}: {(folder / f'{host}.log').read_text().strip()}")
     return f"{host}: a forgotten transaction holds the newest row of {_table(lab, host)}, and another session waits"
 
 
