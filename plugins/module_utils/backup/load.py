@@ -80,6 +80,7 @@ def create_database(
 def fill(
     login: Login, name: str, folder: Path, tools: ClientTools, *, jobs: int, timeout_s: float,
     while_waiting: Callable[[], None] | None = None, tablespaces: bool = True,
+    options: str = "",
 ) -> None:
     """Restore the backup's data into the new database, and stop at the first error.
 
@@ -92,16 +93,19 @@ def fill(
         timeout_s: seconds until pg_restore is ended.
         while_waiting: see process.run.
         tablespaces: False puts everything into the database's own, where the server lacks those of the backup.
+        options: settings for the restoring sessions, as in PGOPTIONS.
 
     Raises:
         RunbookError: pg_restore failed, with its last lines.
     """
+    environment = login.environment()
+    environment["PGOPTIONS"] += f" {options}"
     done = process.run(
         [
             tools.path("pg_restore"), "--exit-on-error", f"--jobs={jobs}", "--no-password",
             *([] if tablespaces else ["--no-tablespaces"]), f"--dbname={connection_string(name)}", str(folder / DATA),
         ],
-        timeout_s=timeout_s, secrets=login.environment(), while_waiting=while_waiting, check=False,
+        timeout_s=timeout_s, secrets=environment, while_waiting=while_waiting, check=False,
     )
     if done.returncode == 0:
         return
