@@ -1,0 +1,147 @@
+# Copyright: the sre.runbooks contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A service is stopped, remembered and brought back as it was; nothing else is ever touched."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
+from ansible_collections.sre.runbooks.plugins.module_utils.service.process import ProcessService, read_process
+
+from lab import machine
+from tests.integration.backup.conftest import call_module, start_module  # noqa: F401 - fixtures
+
+POLITE = "import time\nprint('ready', flush=True)\ntime.sleep(600)\n"
+STUBBORN = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + POLITE
+BROKEN = "import sys\nsys.exit('the port 8080 is taken')\n"
+
+
+class Running:
+    """A service in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.program = folder / "service.py"
+        self.control: dict[str, Any] = {
+            "driver": "process", "pid_file": str(folder / "pid"), "command": [sys.executable, str(self.program)],
+            "directory": str(folder), "log_file": str(folder / "log"), "stop_timeout_seconds": 1,
+        }
+
+    def start(self, text: str = POLITE) -> int:
+        self.program.write_text(text, encoding="utf-8")
+        with (self.folder / "log").open("ab") as log:
+            child = subprocess.Popen(self.control["command"], stdout=log, stderr=log, cwd=self.folder)
+        (self.folder / "pid").write_text(f"{child.pid}\n", encoding="utf-8")
+        assert machine.wait_for(lambda: "ready" in (self.folder / "log").read_text(encoding="utf-8"), 10)
+        return child.pid
+
+    @property
+    def pid(self) -> int:
+        return int((self.folder / "pid").read_text(encoding="utf-8"))
+
+    def service(self, **changes: Any) -> ProcessService:
+        return ProcessService("orders", {**self.control, **changes}, Progress())
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    """A service, ended afterwards."""
+    one = Running(tmp_path)
+    yield one
+    with contextlib.suppress(FileNotFoundError, ValueError, ProcessLookupError):
+        if machine.is_running(one.pid, str(one.program)):
+            os.kill(one.pid, signal.SIGKILL)
+
+
+def test_check_run_check_run_stops_once_and_brings_exactly_that_back(
+    running: Running, call_module: Callable[..., dict[str, Any]]  # noqa: F811
+) -> None:
+    """X6: how it was is recorded before the stop and restored from the record."""
+    pid = running.start()
+    arguments = {"name": "orders", "control": running.control, "state": "quiesced"}
+    checked = call_module("service_quiesce", arguments, check_mode=True)
+    assert checked["changed"]
+    assert read_process(pid)
+    stopped = call_module("service_quiesce", arguments)
+    assert stopped["plan"] == checked["plan"]
+    assert stopped["record"] == checked["record"]
+    assert stopped["record"]["pid"] == pid
+    assert read_process(pid) is None
+    assert not call_module("service_quiesce", arguments, check_mode=True)["changed"]
+    assert not call_module("service_quiesce", arguments)["changed"]
+
+    back = {**arguments, "state": "released", "record": stopped["record"]}
+    assert call_module("service_quiesce", back, check_mode=True)["changed"]
+    released = call_module("service_quiesce", back)
+    assert released["changed"]
+    assert released["record"]["running"]
+    now = read_process(running.pid)
+    assert now["command"] == running.control["command"]
+    assert now["directory"] == str(running.folder)
+    assert not call_module("service_quiesce", back)["changed"]
+
+
+def test_a_service_that_did_not_run_is_not_started(running: Running) -> None:
+    """X6: a count that is written down, not one that is assumed."""
+    service = running.service()
+    record = service.observe()
+    assert not record["running"]
+    service.quiesce(record)
+    assert not service.release(record)["running"]
+
+
+def test_a_service_that_does_not_end_is_reported_and_never_killed(running: Running) -> None:
+    pid = running.start(STUBBORN)
+    service = running.service()
+    with pytest.raises(RunbookError, match=rf"process {pid}.* still runs after 1 s.*Its last lines: ready"):
+        service.quiesce(service.observe())
+    assert read_process(pid)
+    allowed = running.service(kill=True)
+    allowed.quiesce(allowed.observe())
+    assert read_process(pid) is None
+
+
+def test_a_service_that_does_not_come_back_is_named_with_its_last_lines(running: Running) -> None:
+    running.start()
+    service = running.service()
+    record = service.observe()
+    service.quiesce(record)
+    running.program.write_text(BROKEN, encoding="utf-8")
+    with pytest.raises(RunbookError, match=r"orders did not come back: it ended with exit code 1.*port 8080 is taken"):
+        service.release(record)
+
+
+def test_another_process_that_got_the_id_is_never_touched(running: Running, tmp_path: Path) -> None:
+    """A file with a process id proves nothing once the service has ended."""
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    try:
+        running.program.write_text(POLITE, encoding="utf-8")
+        file = tmp_path / "pid"
+        file.write_text(f"{other.pid}\n", encoding="utf-8")
+        os.utime(file, (0, 0))
+        assert not running.service().observe()["running"]
+        stale = {**running.service().observe(), "running": True, "pid": other.pid, "process_started": 1}
+        running.service().quiesce(stale)
+        assert read_process(other.pid)
+    finally:
+        other.kill()
+        other.wait()
+
+
+@pytest.mark.parametrize("driver", ["kubernetes", "compose", "systemd"])
+def test_a_driver_that_is_not_served_yet_is_refused_with_a_sentence(
+    call_module: Callable[..., dict[str, Any]], driver: str  # noqa: F811
+) -> None:
+    result = call_module("service_quiesce", {"name": "orders", "control": {"driver": driver}, "state": "quiesced"})
+    assert result["failed"]
+    assert f"The service orders is driven by {driver}, which is not served yet." in result["msg"]
