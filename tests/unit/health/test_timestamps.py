@@ -35,10 +35,10 @@ def test_thirteen_digits_are_milliseconds_and_not_the_year_1710():
     assert parse_timestamp("1710123012345") == datetime(2024, 3, 11, 2, 10, 12, 345000, UTC)
 
 
-@given(st.datetimes(min_value=datetime.min.replace(year=1980), max_value=datetime.min.replace(year=2200)),
+@given(st.integers(315532800, 7258118400),
        st.integers(-14 * 60, 14 * 60))
-def test_offset_never_changes_the_moment(naive, minutes):
-    moment = naive.replace(tzinfo=UTC)
+def test_offset_never_changes_the_moment(seconds, minutes):
+    moment = datetime.fromtimestamp(seconds, UTC)
     written = moment.astimezone(timezone(timedelta(minutes=minutes))).isoformat()
     assert parse_timestamp(written) == moment
 

@@ -1,0 +1,98 @@
+# Copyright: the sre.runbooks contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The sweep as an operator starts it: what is seen, the exit code, and what the last message says."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+# Rates wait for a second sample where nothing lasts; these tests are about everything else.
+QUICK = ("-e", "health_wait_for_second_sample=false")
+
+
+def checks_of(platform) -> list[dict[str, Any]]:
+    records = (platform.newest_run() / "run.jsonl").read_text(encoding="utf-8").splitlines()
+    return next(json.loads(line)["data"]["checks"] for line in records if json.loads(line)["kind"] == "checks")
+
+
+def test_platform_that_is_well_ends_with_0_and_a_report(bakery, mended):
+    """B13 ⚠ B62: all 18 services and all 14 databases, and an exit code that means something."""
+    done = bakery.play("health", *QUICK)
+    assert done.returncode == 0, done.stdout
+    targets = {check["target"] for check in checks_of(bakery)}
+    assert sum(target.endswith("-db") for target in targets) == 14
+    assert {"gateway", "orders-service", "redis"} <= targets
+    report = json.loads((bakery.newest_run() / "report.json").read_text(encoding="utf-8"))
+    assert report["outcome"] == "done"
+    assert (bakery.newest_run() / "report.html").exists()
+    assert "\x1b[" not in done.stdout  # coloured only on a terminal
+
+
+def test_limit_leaves_the_rest_unasked(bakery, mended):
+    done = bakery.play("health", *QUICK, "--limit", "orders-db,redis")
+    assert done.returncode == 0, done.stdout
+    assert {check["target"] for check in checks_of(bakery)} == {"orders-db", "redis"}
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (("-e", "target=oders-db"), "did you mean orders-db"), 
+    (("-e", "target=orders-db", "--limit", "redis"), "leaves nothing of the target orders-db"),
+])
+def test_target_that_is_none_is_a_failure_and_not_an_empty_success(bakery, arguments, words):
+    done = bakery.play("health", *QUICK, *arguments)
+    assert done.returncode != 0
+    assert words in done.stdout + done.stderr
+
+
+FAULTS = {
+    "refusing": ("critical", "Nothing listens on"),
+    "stop": ("critical", "Nothing listens on"),
+    "empty": ("unknown", "The body is empty."),
+    "html": ("unknown", "The body is HTML instead of JSON"),
+    "down": ("critical", 'It says "down".'),
+    "old": ("critical", "2 hours old, so the body is stale"),
+    "hang": ("unknown", "took the connection and sent no whole answer within"),
+    "version": ("critical", "answers, not "),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_failing_service_is_named_in_the_failing_task_with_a_sentence_of_its_own(bakery, mended, fault):
+    """B9 D3 X5: each fault of the lab ends in one sentence with the values, and in an exit code that is not 0."""
+    status, words = FAULTS[fault]
+    bakery.fault(fault, "orders-service")
+    done = bakery.play("health", *QUICK, "-e", "target=orders-service,orders-db", "-e", "health_timeout_seconds=2",
+                       "-e", "health_show=false")
+    assert done.returncode == 2, done.stdout
+    failed = done.stdout[done.stdout.rindex("fatal:"):]
+    assert f"{status:8}  orders-service health" in failed
+    assert words in failed
+    assert "orders-db" not in failed
+
+
+def test_slow_service_fails_only_when_warnings_or_critical_are_to_fail(bakery, mended):
+    """B4: slower than 3 s is red; the lab's slow service takes 3.5 s."""
+    bakery.fault("slow", "orders-service")
+    arguments = (*QUICK, "-e", "target=orders-service")
+    assert bakery.play("health", *arguments).returncode == 2
+    assert bakery.play("health", *arguments, "-e", "health_fail_on=never").returncode == 0
+
+
+def test_database_that_is_gone_is_seen_at_the_database_and_at_its_service(bakery, mended):
+    bakery.fault("database-stop", "orders-db")
+    done = bakery.play("health", *QUICK, "-e", "target=orders-service,orders-db")
+    assert done.returncode == 2
+    bad = {(check["target"], check["name"]): check["status"] for check in checks_of(bakery) if check["status"] != "ok"}
+    assert bad["orders-db", "application"] == bad["orders-db", "monitor"] == "critical"
+    assert bad["orders-service", "health.services"] == "critical"
+
+
+def test_no_secret_is_shown_or_kept(bakery, mended):
+    done = bakery.play("health", *QUICK, "-vvv", "-e", "target=orders-db,redis")
+    kept = "".join(path.read_text(encoding="utf-8", errors="replace") for path in bakery.newest_run().iterdir())
+    for path in (bakery.lab.folder / "secrets").rglob("*"):
+        if path.is_file():
+            assert path.read_text(encoding="utf-8").strip() not in done.stdout + done.stderr + kept
