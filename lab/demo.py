@@ -199,10 +199,11 @@ class Demo:
         """How many orders there are (written until then), and when the newest was written."""
         with connect(self.lab.login(DATABASE, "application"), "demo") as connection:
             found = connection.execute(
-                "SELECT count(*), max(created_at) FROM orders WHERE created_at <= coalesce(%s, now())", [until]
+                "SELECT count(*) AS count, max(created_at) AS newest FROM orders"
+                " WHERE created_at <= coalesce(%s, now())",
+                [until],
             ).fetchone()
-        count, newest = found or ("0", None)
-        return Rows(int(count), newest and datetime.fromisoformat(newest))
+        return Rows(found["count"], found["newest"])
 
     def report(self, runbook: str) -> tuple[Path, dict[str, object]]:
         """The newest report of a runbook: its page, and its data.

@@ -85,7 +85,7 @@ def sanity() -> tuple[bool, str]:
 
 CHECKS: dict[str, Check] = {
     "sanity": sanity,
-    "ansible-lint": command("ansible-lint", "--offline", "--nocolor", "--quiet"),
+    "ansible-lint": command("ansible-lint", "--offline", "--nocolor", "-q"),
     "ruff": command("ruff", "check", "--quiet", "."),
     "yamllint": command("yamllint", "--strict", "."),
     "changelog": command("antsibull-changelog", "lint"),

@@ -40,7 +40,6 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-import tests.conftest  # noqa: F401 - makes the collection importable
 from lab.machine import state_root
 from lab.postgresql import bin_directory
 
@@ -62,7 +61,7 @@ def seconds_of(function: Timed) -> float:
 
 def interleaved(functions: list[Timed], runs: int, each: Timed | None = None) -> list[list[float]]:
     """Run all functions `runs` times in turn, so that the machine's moods hit all alike; each one's figures."""
-    figures: list[list[float]] = [[] for _ in functions]
+    figures: list[list[float]] = [[] for _unused in functions]
     for round_ in range(runs):
         order = range(len(functions)) if round_ % 2 == 0 else reversed(range(len(functions)))
         for index in order:

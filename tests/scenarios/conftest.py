@@ -37,13 +37,16 @@ import pytest
 
 from lab import REPOSITORY, faults, machine
 from lab.state import Lab, lab_names
-from tests.scenarios.backup_platform import (  # noqa: F401 - the fixtures of the backup playbooks
+from tests.scenarios.backup_platform import (
     backup_servers,
     backups,
     server_place,
     small_disk,
     small_server,
 )
+
+# The fixtures of the backup playbooks, for the tests beside this file.
+__all__ = ["backup_servers", "backups", "server_place", "small_disk", "small_server"]
 
 PREFIX = "tests-"
 WAIT_S = 30.0

@@ -85,7 +85,7 @@ def _inflate(inflater: zlib._Decompress, chunk: bytes) -> str:
 def files_below(folder: Path) -> list[str]:
     """Relative paths of all files below a folder, sorted."""
     found = []
-    for parent, _, names in os.walk(folder):
+    for parent, _unused, names in os.walk(folder):
         found += [os.path.relpath(os.path.join(parent, name), folder) for name in names]
     return sorted(found)
 

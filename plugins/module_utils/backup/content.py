@@ -153,14 +153,14 @@ def advance_sequences(
     for one in read_sequences(copy):
         key = (one.schema, one.name)
         increment, least, greatest = bounds.get(key, (1, one.last_value, one.last_value))
-        other = ahead.get(key)
-        if other is None or not further(other, one, increment) or not least <= other.last_value <= greatest:
+        live_one = ahead.get(key)
+        if live_one is None or not further(live_one, one, increment) or not least <= live_one.last_value <= greatest:
             continue
         copy.execute(
             "SELECT setval(%s::text::regclass, %s, %s)",
-            [identifier(*key).as_string(copy), other.last_value, other.is_called],
+            [identifier(*key).as_string(copy), live_one.last_value, live_one.is_called],
         )
-        moved.append({"sequence": ".".join(key), "before": one.last_value, "after": other.last_value})
+        moved.append({"sequence": ".".join(key), "before": one.last_value, "after": live_one.last_value})
     return moved
 
 

@@ -40,7 +40,7 @@ SETTINGS = (
 def open_connections(login: Login, snapshot_id: str | None, number: int) -> list[Any]:
     """Connections that count; all of them in the exported snapshot, if one is given."""
     connections = []
-    for _ in range(number):
+    for _unused in range(number):
         connection = connect(login, "count")
         connections.append(connection)
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")

@@ -171,7 +171,7 @@ def compression(request: Request) -> str:
 def size_of(folder: Path) -> int:
     """Bytes of all files below a folder that others may be writing to."""
     total = 0
-    for parent, _, names in os.walk(folder):
+    for parent, _unused, names in os.walk(folder):
         for name in names:
             try:
                 total += os.stat(os.path.join(parent, name)).st_size
@@ -188,6 +188,9 @@ class BackupMaker:
         self._login = request.login.at(request.database)
         self._activity: Callable[[], str] = lambda: f"locking the tables of {request.database}"
 
+    def _doing(self) -> str:
+        return self._activity()
+
     def make(self) -> Manifest:
         """Make the backup and give it its name.
 
@@ -199,7 +202,7 @@ class BackupMaker:
         backup_id = new_backup_id(datetime.now(UTC))
         folder = self._request.place.partial(backup_id)
         try:
-            with self._progress.during(lambda: self._activity()):
+            with self._progress.during(self._doing):
                 manifest = self._attempts(backup_id, folder)
             write_manifest(folder, manifest)
             self._request.place.publish(backup_id)

@@ -56,7 +56,7 @@ def split(comment: str | None) -> tuple[str | None, Marker | None]:
     Raises:
         RunbookError: the marker is whole, and of a state or shape that this version does not know.
     """
-    own, _, last = (comment or "").rpartition("\n")
+    own, _unused, last = (comment or "").rpartition("\n")
     if not last.startswith(PREFIX):
         return comment or None, None
     try:

@@ -148,7 +148,7 @@ def remove_folder(folder: Path) -> None:
     Raises:
         RunbookError: it is still there.
     """
-    for _ in range(20):
+    for _unused in range(20):
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():
             return

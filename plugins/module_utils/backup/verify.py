@@ -53,6 +53,7 @@ with contextlib.suppress(ImportError):
 
 # A scratch database need not survive a crash, and its indexes are built once.
 SCRATCH_OPTIONS = "-c synchronous_commit=off -c maintenance_work_mem=256MB"
+CONTENTS = f"{DATA}/toc.dat"
 SHOWN = 5
 # What the server says about the data itself; anything else that ends a restore is about where it is restored.
 DATA_IS_WRONG = (
@@ -175,28 +176,41 @@ class Scanner:
         self._todo = sorted(files, key=lambda file: file.bytes)
         self.total_bytes = sum(file.bytes for file in self._todo)
         self.done_bytes = 0
+        self.duration_s = 0.0
+        self._started = time.monotonic()
         self.bytes_problems: list[str] = []
         self.archive_problems: list[str] = []
         self._error: OSError | None = None
+        self._stop = False
         self._threads = [threading.Thread(target=self._work, daemon=True) for _unused in range(jobs)]
         for thread in self._threads:
             thread.start()
 
-    def wait(self) -> None:
-        """Wait until all files are read.
+    def check(self) -> None:
+        """Raise what was found so far.
 
         Raises:
-            FindingError: one is not what was written, or cannot be read.
+            FindingError: a file is not what was written, or cannot be read.
         """
-        for thread in self._threads:
-            thread.join()
         if self._error:
             raise FindingError(UNVERIFIABLE, f"a file cannot be read: {self._error}")
         if self.bytes_problems:
             raise FindingError(CORRUPT, _some(sorted(self.bytes_problems)))
 
+    def wait(self) -> None:
+        """Wait until all files are read, then `check`."""
+        for thread in self._threads:
+            thread.join()
+        self.check()
+
+    def close(self) -> None:
+        """Begin no further file, and wait for those that are being read."""
+        self._stop = True
+        for thread in self._threads:
+            thread.join()
+
     def _work(self) -> None:
-        while self._todo and not self._error:
+        while self._todo and not self._error and not self._stop:
             try:
                 file = self._todo.pop()
             except IndexError:
@@ -214,6 +228,7 @@ class Scanner:
         else:
             size, sha256 = hash_file(path)
         self.done_bytes += size
+        self.duration_s = round(time.monotonic() - self._started, 3)
         if size != file.bytes:
             self.bytes_problems.append(f"{file.path} has {size} bytes instead of {file.bytes}")
         elif sha256 != file.sha256:
@@ -229,7 +244,7 @@ class Verification:
         self._folder, self._drill, self._progress = folder, drill, progress
         self._rungs: list[Rung] = []
         self._activity: Callable[[], str] = lambda: "reading the manifest"
-        self._archive_problems: list[str] = []
+        self._scanner = Scanner(folder, [], False, 0)
         self.notes: list[str] = []
         self.manifest: Manifest | None = None
 
@@ -276,20 +291,52 @@ class Verification:
             raise finding
 
     def _climb(self) -> None:
-        self._rung("bytes", self._bytes)
-        if self._reaches("archive"):
-            self._rung("archive", self._archive)
-        if self._reaches("restore"):
-            self._drill_database()
+        self._rung("bytes", self._begin_bytes)
+        started = time.monotonic()
+        try:
+            if self._reaches("restore"):
+                # What a data file holds is proven while it is restored; only the end of both is a proof.
+                try:
+                    self._rung("archive", self._archive)
+                    self._drill_database()
+                finally:
+                    self._finish_bytes(started)
+            else:
+                self._finish_bytes(started)
+                if self._reaches("archive"):
+                    self._rung("archive", self._archive)
+        finally:
+            self._scanner.close()
 
-    def _bytes(self) -> str:
+    def _begin_bytes(self) -> str:
+        """Prove manifest, names and small files, and begin to read the data files."""
         manifest = self._read_manifest()
         compare_names(manifest, files_below(self._folder))
-        scanner = Scanner(self._folder, manifest.files, self._reaches("archive"), self._drill.jobs)
-        self._activity = lambda: f"reading files: {human(scanner.done_bytes)} of {human(manifest.total_bytes)}"
-        scanner.wait()
-        self._archive_problems = scanner.archive_problems
+        data = [file for file in manifest.files if file.path.endswith((".gz", ".dat")) and file.path != CONTENTS]
+        small = Scanner(self._folder, [file for file in manifest.files if file not in data], False, 1)
+        small.wait()
+        self._scanner = Scanner(self._folder, data, self._reaches("archive"), self._drill.jobs)
+        self._activity = lambda: f"reading files: {human(self._scanner.done_bytes)} of {human(manifest.total_bytes)}"
         return f"{len(manifest.files)} files, {human(manifest.total_bytes)}"
+
+    def _finish_bytes(self, started: float) -> None:
+        """Wait for the data files. What is wrong with one of them is the finding, whatever else was seen meanwhile."""
+        first, problem = self._rungs[0], None
+        try:
+            self._scanner.wait()
+        except FindingError as finding:
+            problem = finding
+        duration = round(time.monotonic() - started, 3)
+        if problem:
+            self._rungs[:] = [Rung("bytes", False, str(problem), duration)]
+        elif self._scanner.archive_problems:
+            problem = FindingError(CORRUPT, _some(sorted(self._scanner.archive_problems)))
+            self._rungs[:] = [first, Rung("archive", False, str(problem), duration)]
+        else:
+            self._rungs[0] = Rung("bytes", True, first.detail, max(first.duration_s, self._scanner.duration_s))
+        if problem:
+            self._progress.say(f"{self._rungs[-1].name}: not passed, {problem}")
+            raise problem
 
     def _read_manifest(self) -> Manifest:
         try:
@@ -303,8 +350,6 @@ class Verification:
         return self.manifest
 
     def _archive(self) -> str:
-        if self._archive_problems:
-            raise FindingError(CORRUPT, _some(sorted(self._archive_problems)))
         self._activity = lambda: "reading the table of contents"
         self._tools = find_client_tools(int(self.manifest.server_version.split(".")[0]), self._drill.bin_directory)
         try:
@@ -342,7 +387,7 @@ class Verification:
         try:
             fill(
                 drill.login, name, self._folder, self._tools, jobs=drill.jobs, timeout_s=drill.timeout_s,
-                tablespaces=False, options=SCRATCH_OPTIONS,
+                tablespaces=False, options=SCRATCH_OPTIONS, while_waiting=self._scanner.check,
             )
             replay_properties(drill.login, name, manifest)
         except RunbookError as error:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -44,7 +45,7 @@ class Threshold:
 
     def judge(self, value: float) -> str:
         """The status of a value; what is not a number (NaN) is unknown."""
-        if value != value:
+        if math.isnan(value):
             return "unknown"
         for status, limit in (("critical", self.critical), ("warning", self.warning)):
             if limit is not None and (value > limit if self.worse == "above" else value < limit):

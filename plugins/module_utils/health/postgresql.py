@@ -256,4 +256,4 @@ def _statements_in(session: Session, database: str) -> Rows | None:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
+    return str(error).strip().split("\n", maxsplit=1)[0] or type(error).__name__

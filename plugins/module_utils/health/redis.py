@@ -115,7 +115,7 @@ class Conversation:
     def _line(self) -> bytes:
         while b"\r\n" not in self._received:
             self._receive()
-        line, _, self._received = self._received.partition(b"\r\n")
+        line, _unused, self._received = self._received.partition(b"\r\n")
         return line
 
     def _take(self, count: int) -> bytes:

@@ -94,23 +94,23 @@ class SampleFile:
             with (self._path.parent / f".{self._path.name}.lock").open("a") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 merged = {**self.load(), **samples}
-                self._replace({
+                _replace(self._path, {
                     label: {"at": sample.at, "identity": sample.identity, "counters": sample.counters}
                     for label, sample in merged.items()
                 })
         except OSError as error:
             raise _unusable(self._path, error) from error
 
-    def _replace(self, content: Any) -> None:
-        assert self._path is not None  # noqa: S101
-        handle, name = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                json.dump(content, stream)
-            os.replace(name, self._path)
-        except BaseException:
-            os.unlink(name)
-            raise
+
+def _replace(path: Path, content: Any) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            json.dump(content, stream)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
 
 
 def _unusable(path: Path, error: OSError) -> RunbookError:

@@ -122,7 +122,7 @@ def grouped(not_measured: Iterable[str]) -> list[str]:
     """The sentences, with one that is the same for several targets said once."""
     targets: dict[str, list[str]] = {}
     for line in not_measured:
-        target, _, rest = line.partition(" ")
+        target, _unused, rest = line.partition(" ")
         targets.setdefault(rest, []).append(target)
     return [
         f"{names[0] if len(names) == 1 else f'{len(names)} targets'} {rest}" for rest, names in targets.items()

@@ -153,7 +153,7 @@ class Sweep:
     def _ask_again(self, first: dict[Request, Answer]) -> dict[Request, Answer]:
         """N of M: what is not ok is asked M times; a status counts when it, or a worse one, was seen N times."""
         history = {request: [answer] for request, answer in first.items()}
-        for _ in range(1, self._limits.samples):
+        for _unused in range(1, self._limits.samples):
             doubtful = [request for request, answers in history.items() if not _well(answers)]
             if not doubtful or not self._pause(self._limits.samples_interval_seconds, doubtful):
                 break

@@ -28,7 +28,7 @@ def serve() -> Iterator[Serve]:
         def loop() -> None:
             while True:
                 try:
-                    connection, _ = listener.accept()
+                    connection, _unused = listener.accept()
                 except OSError:
                     return
                 threading.Thread(target=one, args=(connection,), daemon=True).start()
@@ -112,8 +112,8 @@ BAD_ANSWERS = {
                           "http", "critical", "HTTP 503 instead of 200"),
     "redirect": (answer("", status="302 Found"), "http", "critical", "HTTP 302 instead of 200"),
     "cut off": (answer('{"status":', length=100), "http", "unknown", "90 bytes before the end"),
-    "no HTTP": (lambda connection, _: connection.sendall(b"220 mail ready\r\n"), "http", "unknown", "not speak HTTP"),
-    "hangs up": (lambda connection, _: connection.recv(65536), "http", "unknown", "closed the connection without an"),
+    "no HTTP": (lambda connection, _x: connection.sendall(b"220 mail ready\r\n"), "http", "unknown", "not speak HTTP"),
+    "hangs up": (lambda connection, _x: connection.recv(65536), "http", "unknown", "closed the connection without an"),
 }
 
 
@@ -127,7 +127,7 @@ def test_bad_answer_is_never_ok_and_has_a_sentence_of_its_own(serve, probe, case
 
 
 def test_sentences_for_bad_answers_are_all_different():
-    assert len({words for _, _, _, words in BAD_ANSWERS.values()}) >= len(BAD_ANSWERS) - 1
+    assert len({words for _unused, _unused, _unused, words in BAD_ANSWERS.values()}) >= len(BAD_ANSWERS) - 1
 
 
 def test_part_of_a_failing_service_is_named_although_the_status_is_503(serve, probe):
@@ -251,7 +251,7 @@ def test_connection_that_is_never_taken_is_unknown_in_time(probe):
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
         address = listener.getsockname()
-        filling = [socket.socket() for _ in range(4)]
+        filling = [socket.socket() for _unused in range(4)]
         try:
             for one in filling:
                 one.setblocking(False)

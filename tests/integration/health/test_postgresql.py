@@ -139,7 +139,7 @@ def test_monitor_without_pg_monitor_knows_nothing_and_says_which_grant_to_run(st
 def test_leaked_connections_are_counted_against_what_applications_can_have(monitor, session, probe):
     """A25 ⚠ B5 B11 B59 D20: no background processes, less the reserved slots, by state and by application."""
     before = probe(measured(monitor, "connections_percent"))["monitor.connections_percent"]
-    for _ in range(10):
+    for _unused in range(10):
         session()
     usable = before["evidence"]["usable"]
     found = probe(measured(monitor, "connections_percent", connections_percent={"warning": 100 * 9.5 / usable}))
@@ -202,7 +202,7 @@ def test_blocked_session_is_shown_with_the_one_that_blocks_it(monitor, session, 
 
 
 def _until_blocked(probe, monitor: Login) -> dict[str, Any]:
-    for _ in range(100):
+    for _unused in range(100):
         check = probe(measured(monitor, "blocked_sessions"))["monitor.blocked_sessions"]
         if check["value"]:
             return check
@@ -274,7 +274,7 @@ def test_slow_statements_are_found_wherever_the_extension_lives(monitor, databas
             there.execute("create schema stats; create extension pg_stat_statements schema stats")
             there.execute(sql.SQL("grant usage on schema stats to {}").format(identifier(monitor.user)))
         before = probe(measured(monitor, "slow_statements"))["monitor.slow_statements"]
-        for _ in range(2):
+        for _unused in range(2):
             connection.execute("select pg_sleep(1.05) as loaves_baked_slowly")
         after = probe(measured(monitor, "slow_statements"))["monitor.slow_statements"]
         with connect(home, "tests") as there:
@@ -303,7 +303,7 @@ def test_cache_hit_ratio_comes_from_two_samples(monitor, database, probe, tmp_pa
     first = probe(measured(monitor, "cache_hit_percent"), samples_file=file)
     with connect(database, "tests") as connection:
         connection.execute("create table loaves as select generate_series(1, 20000) n")
-        for _ in range(3):
+        for _unused in range(3):
             connection.execute("select count(*) from loaves")
         connection.execute("select pg_stat_force_next_flush()")
         connection.execute("select 1")

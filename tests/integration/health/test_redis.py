@@ -43,12 +43,12 @@ def test_hit_ratio_is_that_of_the_time_between_two_samples(redis_server, client,
     monkeypatch.setattr(samples, "APART_S", 0.0)
     file = tmp_path / "samples.json"
     client.set("loaf", 1)
-    for _ in range(200):
+    for _unused in range(200):
         client.get("loaf")
     probe(cache(redis_server, measures=["hit_percent"]), samples_file=file)
-    for _ in range(10):
+    for _unused in range(10):
         client.get("loaf")
-    for _ in range(30):
+    for _unused in range(30):
         client.get("no such loaf")
     check = probe(cache(redis_server, measures=["hit_percent"]), samples_file=file)["cache.hit_percent"]
     assert (check["value"], check["status"]) == (25, "warning")

@@ -70,7 +70,7 @@ def _serve(listener: Any, context: ssl.SSLContext) -> None:
     body = b'{"status": "UP"}'
     while True:
         try:
-            plain, _ = listener.accept()
+            plain, _unused = listener.accept()
         except OSError:
             return
         try:

@@ -22,7 +22,9 @@ from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import P
 from psycopg import sql
 
 from lab.postgresql import PostgresServer
-from tests.integration.backup.conftest import start_module  # noqa: F401 - a fixture
+from tests.integration.backup.conftest import start_module
+
+__all__ = ["start_module"]  # a fixture, for the tests beside this file
 
 NEWEST = "SELECT max(created_at) FROM orders"
 CHECK = "SELECT count(*) > 0, count(*) || ' orders' FROM orders"

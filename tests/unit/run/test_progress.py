@@ -21,7 +21,7 @@ def test_a_tick_right_after_a_line_is_silent(tmp_path: Path):
     path = tmp_path / "progress.jsonl"
     progress = Progress(str(path))
     progress.say("first")
-    for _ in range(100):
+    for _unused in range(100):
         progress.tick(lambda: "again")
     assert len(path.read_text().splitlines()) == 1
 
