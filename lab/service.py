@@ -221,6 +221,7 @@ class Service:
                 self.database.write()
                 if self.cache:
                     self.cache.command("INCR", f"{self.name}:written")
+                    self.cache.command("GET", f"{self.name}:written")
                 self.counters["written"] += 1
                 if failing:
                     log("writes again")
