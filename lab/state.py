@@ -37,7 +37,7 @@ LINKS = REPOSITORY / ".lab"
 # Starting costs processor time: more at once than this makes nothing faster on a small machine.
 WORKERS = max(2, min(4, os.cpu_count() or 2))
 SILENCE_S = 3.0
-SERVICE_START_S = 30.0
+SERVICE_START_S = 60.0
 SERVICE_STOP_S = 8.0
 SETTINGS = {
     "shared_preload_libraries": "pg_stat_statements", "max_connections": "100", "shared_buffers": "32MB",
