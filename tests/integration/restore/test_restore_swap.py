@@ -7,13 +7,17 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import psycopg
 import pytest
 from ansible_collections.sre.runbooks.plugins.module_utils.backup import marker as markers
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest, write_manifest
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.properties import read_properties
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.swap import Swap
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import connect, identifier
@@ -21,6 +25,8 @@ from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import Run
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
 from psycopg import sql
 
+from lab import machine
+from tests.integration.backup.conftest import as_arguments, call_module, start_module  # noqa: F401 - fixtures
 from tests.integration.restore.conftest import Shop
 
 
@@ -297,8 +303,6 @@ def test_everything_that_is_wrong_is_told_at_once_before_anything_is_changed(sho
         "database": {**manifest.as_dict()["database"],
                      "extensions": [{"name": "no_such_thing", "version": "1", "schema": "public"}]},
     }
-    from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest, write_manifest
-
     write_manifest(shop.place.backup(manifest.backup_id), Manifest.from_dict(changed))
     with pytest.raises(RunbookError) as raised:
         shop.reach("prepared", check=True)
@@ -316,8 +320,6 @@ def test_a_restored_database_that_is_not_what_the_manifest_says_is_never_exchang
         {**table, "rows": 999, "fingerprint": None} if table["name"] == "orders" else table
         for table in manifest.as_dict()["tables"]
     ]
-    from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest, write_manifest
-
     write_manifest(
         shop.place.backup(manifest.backup_id), Manifest.from_dict({**manifest.as_dict(), "tables": tables})
     )
@@ -340,8 +342,6 @@ def test_a_data_file_that_is_broken_ends_the_restore_and_leaves_nothing(shop: Sh
 
 
 def test_a_wrong_password_is_said_in_one_sentence_without_the_password(shop: Shop) -> None:
-    from dataclasses import replace
-
     shop.back_up()
     with pytest.raises(RunbookError, match="No connection to PostgreSQL as postgres@") as raised:
         shop.reach("prepared", login=replace(shop.admin, password="not-the-password"))
@@ -361,3 +361,59 @@ def _wait(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not come in time"
         time.sleep(0.02)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+def test_a_disk_that_fills_while_restoring_is_said_and_the_copy_gives_its_room_back(shop: Shop) -> None:
+    """A85 ⚠: no disk check. A tablespace's disk cannot be seen in advance, so the restore itself has to cope."""
+    folder = machine.make_folder(shop.server.folder / "small", None, 0o711)
+    subprocess.run(["/bin/mount", "-t", "tmpfs", "-o", "size=24m,mode=0777", "tmpfs", str(folder)], check=True)
+    try:
+        machine.make_folder(folder / "space", machine.unprivileged_user())
+        _admin(shop, f"CREATE TABLESPACE small LOCATION '{folder / 'space'}'")
+        _admin(shop, f"ALTER DATABASE {shop.name} SET TABLESPACE small")
+        shop.run("INSERT INTO orders (what) SELECT sha512(n::text::bytea)::text FROM generate_series(1, 35000) AS n")
+        shop.back_up()
+        with pytest.raises(RunbookError, match="No space left on device") as raised:
+            shop.reach("prepared")
+        assert raised.value.hint.startswith("Make room on the server's disk")
+        assert shop.orders() == 36000
+        assert shop.databases() == [shop.name]
+    finally:
+        _admin(shop, f"ALTER DATABASE {shop.name} SET TABLESPACE pg_default")
+        _admin(shop, "DROP TABLESPACE IF EXISTS small")
+        subprocess.run(["/bin/umount", str(folder)], check=True)
+
+
+def test_kept_databases_are_listed_with_their_cost_and_dropped_only_after_their_hour(
+    shop: Shop, call_module: Callable[..., dict[str, Any]]  # noqa: F811
+) -> None:
+    """A85 ⚠: `_old` exists on the second run."""
+    shop.back_up()
+    kept = []
+    for _ in range(2):
+        shop.reach("prepared")
+        kept.append(shop.reach("swapped").values["retired"])
+        shop.reach("done")
+    found = next(one for one in position(shop).kept if one.name == kept[0])
+    swap = Swap(shop.admin, shop.name, "clock", Progress())
+    swap.mark(found, replace(found.marker, until="2020-01-01T00:00:00Z"))
+    swap.connection.close()
+    arguments = {"login": as_arguments(shop.admin), "database": shop.name}
+
+    listed = call_module("pg_retired_databases", arguments)
+    assert [(one["name"], one["expired"]) for one in listed["databases"]] == [(kept[0], True), (kept[1], False)]
+    assert all(one["size_bytes"] > 1_000_000 for one in listed["databases"])
+    assert not listed["changed"]
+    arguments["drop_expired"] = True
+    checked = call_module("pg_retired_databases", arguments, check_mode=True)
+    assert kept[0] in shop.databases()
+    dropped = call_module("pg_retired_databases", arguments)
+    assert dropped["plan"] == checked["plan"]
+    assert shop.databases() == [shop.name, kept[1]]
+    assert not call_module("pg_retired_databases", arguments)["changed"]
+
+
+def _admin(shop: Shop, statement: str) -> None:
+    with connect(shop.admin, "tests") as connection:
+        connection.execute(statement.encode())
