@@ -5,9 +5,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
-from tools.repository import NAMESPACE, ROOT, playbooks, public_variables, roles, task_files, used_roles
+from tools.repository import (
+    NAMESPACE,
+    ROOT,
+    play_variables,
+    playbooks,
+    public_variables,
+    roles,
+    short_variables,
+    task_files,
+    used_roles,
+)
 
 # What each page says: as a section, or as a row of the table at its top.
 SECTIONS = {
@@ -38,19 +49,36 @@ def findings(root: Path = ROOT) -> list[str]:
         for path in sorted(folder.glob("*.md"))
         if path.stem not in names
     ]
-    pages = [(f"docs/runbooks/{path.stem}.md", used_roles(path)) for path in playbooks(root)]
-    for where, used in pages:
+    texts: dict[str, str] = {}
+    for playbook in playbooks(root):
+        where = f"docs/runbooks/{playbook.stem}.md"
         page = root / where
         if not page.exists():
             found.append(f"{where} is missing.")
+            texts[playbook.stem] = ""
             continue
         text = page.read_text(encoding="utf-8")
-        wanted = {one for role in used if role != COMMON_ROLE for one in variables.get(role, {})}
-        problems = page_problems(text, SECTIONS, wanted, mentionable, words, set(variables))
+        texts[playbook.stem] = text
+        short = short_variables(playbook)
+        problems = page_problems(text, SECTIONS, short, mentionable | short, words, set(variables))
         found += [f"{where}: {problem}" for problem in problems]
+    found += unmentioned(root, texts)
     common = "\n".join((root / where).read_text(encoding="utf-8") for where in COMMON_PAGES)
     problems = page_problems(common, {}, set(variables.get(COMMON_ROLE, {})), mentionable, words, set(variables))
     return found + [f"{' and '.join(COMMON_PAGES)}: {problem}" for problem in problems]
+
+
+def unmentioned(root: Path, texts: dict[str, str]) -> Iterator[str]:
+    """The public variables of roles that are on no page of a playbook that imports the role, and that none sets."""
+    for role in roles(root):
+        users = {path.stem: used_roles(path)[role.name] for path in playbooks(root) if role.name in used_roles(path)}
+        own = {role.name: users[role.name]} if role.name in users else users
+        if role.name == COMMON_ROLE or not users:
+            continue
+        mentioned = set(re.findall(r"[a-z_][a-z0-9_]+", "\n".join(texts[name] for name in users)))
+        given = set().union(*own.values(), *(play_variables(root / "playbooks" / f"{name}.yml") for name in users))
+        for name in sorted(set(public_variables(role)) - mentioned - given):
+            yield f"docs/runbooks/{next(iter(own))}.md: the variable {name} is not mentioned."
 
 
 def page_problems(

@@ -17,12 +17,12 @@ from tools.repository import ROOT, load, playbooks
 TABLE_BEGINS = "<!-- runbooks: made by `make docs` -->"
 TABLE_ENDS = "<!-- end of runbooks -->"
 _ID = r"([KABWDX])(\d{1,3})([a-z]?)"
-_RANGE = re.compile(rf"\b{_ID}(?:\s?[–-]\s?([KABWDX])?(\d{{1,3}}))?\b")
+_RANGE = re.compile(rf"\b{_ID}(?:(?:\s?[–-]\s?| to )([KABWDX])?(\d{{1,3}}))?\b")
 SHOWN_TESTS = 3
 
 
 def identifiers(text: str, known: Iterable[str]) -> list[str]:
-    """The known procedure ids in a text, in its order; `A8–A10` and `A8–10` stand for all between."""
+    """The known procedure ids in a text, in its order; `A8–A10` and `A8 to A10` stand for all between."""
     known = set(known)
     found: list[str] = []
     for prefix, first, letter, end_prefix, last in _RANGE.findall(text):
@@ -54,11 +54,13 @@ def _docstrings(tree: ast.AST, above: str = "") -> Iterator[tuple[str, str]]:
 
 
 def replaced_by(root: Path, known: Iterable[str]) -> dict[str, list[str]]:
-    """Playbook → the ids that it replaces, as the comment `# Replaces …` above its play says."""
+    """Playbook → the ids that it replaces, as the row `| Replaces | … |` of its page says."""
     found = {}
     for path in playbooks(root):
-        comment = re.search(r"^# Replaces((?:.*\n#)*.*)", path.read_text(encoding="utf-8"), re.MULTILINE)
-        found[path.stem] = identifiers(comment[1], known) if comment else []
+        page = root / "docs" / "runbooks" / f"{path.stem}.md"
+        text = page.read_text(encoding="utf-8") if page.exists() else ""
+        row = re.search(r"^\| Replaces \|(.*)", text, re.MULTILINE)
+        found[path.stem] = identifiers(row[1], known) if row else []
     return found
 
 
@@ -84,7 +86,7 @@ def coverage(root: Path = ROOT) -> str:
         for one in ids:
             playbook_of.setdefault(one, []).append(playbook)
     lines = [
-        "<!-- Made by `make docs` from docs/procedures.yml, the playbooks and the docstrings of the tests. -->",
+        "<!-- Made by `make docs` from docs/procedures.yml, docs/runbooks and the docstrings of the tests. -->",
         "# Coverage",
         "",
         "Every procedure of the five runbooks, what carries it out, and the test that proves it. What has no test",
@@ -136,7 +138,7 @@ def findings(root: Path = ROOT) -> list[str]:
     ]
     known = load(root / "docs" / "procedures.yml")["procedures"]
     found += [
-        f"playbooks/{playbook}.yml has no comment '# Replaces …' with the ids of the procedures that it replaces."
+        f"docs/runbooks/{playbook}.md has no row '| Replaces | … |' with the ids of the procedures that it replaces."
         for playbook, ids in replaced_by(root, known).items()
         if not ids
     ]

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,15 +73,27 @@ def task_files(root: Path = ROOT) -> Iterator[tuple[Path, list[dict[str, Any]]]]
             yield path, list(walk_tasks(load(path)))
 
 
-def used_roles(playbook: Path) -> list[str]:
-    """The roles of this collection that a playbook names, in their order."""
-    names: list[str] = []
+def used_roles(playbook: Path) -> dict[str, set[str]]:
+    """The roles of this collection that a playbook imports, each with the variables that the playbook gives to it."""
+    found: dict[str, set[str]] = {}
     for play in load(playbook):
-        given = [one if isinstance(one, str) else one.get("role", "") for one in play.get("roles") or []]
+        of_play = set(play.get("vars") or {})
         for part in ("pre_tasks", "tasks", "post_tasks"):
             for task in walk_tasks(play.get(part)):
                 for keyword, value in task.items():
-                    if keyword.rpartition(".")[2] in ("import_role", "include_role"):
-                        given.append(value["name"])
-        names += [name.removeprefix(NAMESPACE) for name in given if name.startswith(NAMESPACE)]
-    return list(dict.fromkeys(names))
+                    name = value["name"] if keyword.rpartition(".")[2] in ("import_role", "include_role") else ""
+                    if name.startswith(NAMESPACE):
+                        given = found.setdefault(name.removeprefix(NAMESPACE), set())
+                        given |= of_play | set(task.get("vars") or {})
+    return found
+
+
+def play_variables(playbook: Path) -> dict[str, Any]:
+    """What a playbook's plays set for all their tasks."""
+    return {name: value for play in load(playbook) for name, value in (play.get("vars") or {}).items()}
+
+
+def short_variables(playbook: Path) -> set[str]:
+    """The playbook's own variables, which its play hands to a role's longer ones (`{{ backup | default('') }}`)."""
+    templates = map(str, play_variables(playbook).values())
+    return {name for text in templates for name in re.findall(r"\{\{ *([a-z_]+) *\| *default", text)}

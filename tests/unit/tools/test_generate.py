@@ -16,11 +16,15 @@ PROCEDURES = """
 systems: {A: One system, X: Defects}
 procedures: {A1: the first, A2: the second, A3: the third, X1: a defect}
 """
-PLAYBOOK = """---
-# Replaces A1, with X1
-# corrected
+PLAYBOOK = """
 - name: Do it
   hosts: all
+"""
+PAGE = """# work
+
+| | |
+|---|---|
+| Replaces | A1, with X1 corrected |
 """
 TEST = '''
 def test_it_works():
@@ -42,6 +46,7 @@ class TestMore:
         ("A8–A10 A25", ["A8", "A9", "A10", "A25"]),
         ("A8-A10", ["A8", "A9", "A10"]),
         ("A8–10", ["A8", "A9", "A10"]),
+        ("A8 to A10", ["A8", "A9", "A10"]),
         ("B34 ⚠: blocked sessions", ["B34"]),
         ("X1–X3, A62a.", ["X1", "X2", "X3", "A62a"]),
         ("A10–A8", ["A10", "A8"]),
@@ -57,7 +62,8 @@ def test_ids_are_found_and_ranges_stand_for_all_between(text: str, expected: lis
 
 def test_only_a_test_makes_a_procedure_covered(tmp_path: Path) -> None:
     for name, text in (
-        ("docs/procedures.yml", PROCEDURES), ("playbooks/work.yml", PLAYBOOK), ("tests/unit/test_work.py", TEST),
+        ("docs/procedures.yml", PROCEDURES), ("playbooks/work.yml", PLAYBOOK), ("docs/runbooks/work.md", PAGE),
+        ("tests/unit/test_work.py", TEST),
         ("inventories/shop/hosts.yml", "# A3: as data\n"),
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
