@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("mended")
 # Rates wait for a second sample where nothing lasts; these tests are about everything else.
 QUICK = ("-e", "health_wait_for_second_sample=false")
 
@@ -18,7 +19,7 @@ def checks_of(platform) -> list[dict[str, Any]]:
     return next(json.loads(line)["data"]["checks"] for line in records if json.loads(line)["kind"] == "checks")
 
 
-def test_platform_that_is_well_ends_with_0_and_a_report(bakery, mended):
+def test_platform_that_is_well_ends_with_0_and_a_report(bakery):
     """B13 ⚠ B62: all 18 services and all 14 databases, and an exit code that means something."""
     done = bakery.play("health", *QUICK)
     assert done.returncode == 0, done.stdout
@@ -31,7 +32,7 @@ def test_platform_that_is_well_ends_with_0_and_a_report(bakery, mended):
     assert "\x1b[" not in done.stdout  # coloured only on a terminal
 
 
-def test_limit_leaves_the_rest_unasked(bakery, mended):
+def test_limit_leaves_the_rest_unasked(bakery):
     done = bakery.play("health", *QUICK, "--limit", "orders-db,redis")
     assert done.returncode == 0, done.stdout
     assert {check["target"] for check in checks_of(bakery)} == {"orders-db", "redis"}
@@ -59,7 +60,7 @@ FAULTS = {
 }
 
 
-def test_failing_services_are_named_in_the_failing_task_each_with_a_sentence_of_its_own(bakery, mended):
+def test_failing_services_are_named_in_the_failing_task_each_with_a_sentence_of_its_own(bakery):
     """B9 D3 X5: each fault of the lab ends in one sentence with the values, and the play in an exit code of 2."""
     for fault, (service, _, _) in FAULTS.items():
         bakery.fault(fault, service)
@@ -74,7 +75,7 @@ def test_failing_services_are_named_in_the_failing_task_each_with_a_sentence_of_
     assert "orders-db" not in failed
 
 
-def test_slow_service_fails_only_when_warnings_or_critical_are_to_fail(bakery, mended):
+def test_slow_service_fails_only_when_warnings_or_critical_are_to_fail(bakery):
     """B4: slower than 3 s is red; the lab's slow service takes 3.5 s."""
     bakery.fault("slow", "orders-service")
     arguments = (*QUICK, "-e", "target=orders-service")
@@ -82,7 +83,7 @@ def test_slow_service_fails_only_when_warnings_or_critical_are_to_fail(bakery, m
     assert bakery.play("health", *arguments, "-e", "health_fail_on=never").returncode == 0
 
 
-def test_database_that_is_gone_is_seen_at_the_database_and_at_its_service(bakery, mended):
+def test_database_that_is_gone_is_seen_at_the_database_and_at_its_service(bakery):
     bakery.fault("database-stop", "orders-db")
     done = bakery.play("health", *QUICK, "-e", "target=orders-service,orders-db")
     assert done.returncode == 2
@@ -91,7 +92,7 @@ def test_database_that_is_gone_is_seen_at_the_database_and_at_its_service(bakery
     assert bad["orders-service", "health.services"] == "critical"
 
 
-def test_no_secret_is_shown_or_kept(bakery, mended):
+def test_no_secret_is_shown_or_kept(bakery):
     done = bakery.play("health", *QUICK, "-vvv", "-e", "target=orders-db,redis")
     kept = "".join(path.read_text(encoding="utf-8", errors="replace") for path in bakery.newest_run().iterdir())
     for path in (bakery.lab.folder / "secrets").rglob("*"):
