@@ -50,7 +50,7 @@ def store(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def filled(postgresql_server: PostgresServer) -> Iterator[Login]:
     """A database with an odd name and one of each kind of thing in it."""
     admin, name = postgresql_server.login, sql.Identifier(ODD_NAME)
@@ -70,13 +70,14 @@ def as_arguments(login: Login) -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-def start_module(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+@pytest.fixture(scope="session")
+def start_module(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.Popen[str]]:
     """Start a module as a process, its arguments over stdin, as with pipelining."""
+    folder = tmp_path_factory.mktemp("remote")
 
     def start(name: str, arguments: dict[str, Any], check_mode: bool = False) -> subprocess.Popen[str]:
         wrapped = {**arguments, "_ansible_check_mode": check_mode, "_ansible_diff": check_mode,
-                   "_ansible_remote_tmp": str(tmp_path)}
+                   "_ansible_remote_tmp": str(folder)}
         child = subprocess.Popen(
             [sys.executable, "-m", f"ansible_collections.sre.runbooks.plugins.modules.{name}"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -90,7 +91,7 @@ def start_module(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     return start
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def call_module(start_module: Callable[..., subprocess.Popen[str]]) -> Callable[..., dict[str, Any]]:
     """Run a module to its end and return its result."""
 
@@ -102,14 +103,25 @@ def call_module(start_module: Callable[..., subprocess.Popen[str]]) -> Callable[
     return call
 
 
+def arguments_for(login: Login, store: Path, **more: Any) -> dict[str, Any]:
+    return {
+        "login": as_arguments(login), "database": login.database, "store_path": str(store),
+        "system": "bakery_ia", "target": "orders-db", "postgresql_bin_directory": str(bin_directory()), **more,
+    }
+
+
 @pytest.fixture
 def backup_arguments(store: Path) -> Callable[..., dict[str, Any]]:
     """The arguments of pg_backup for a database."""
+    return lambda login, **more: arguments_for(login, store, **more)
 
-    def arguments(login: Login, **more: Any) -> dict[str, Any]:
-        return {
-            "login": as_arguments(login), "database": login.database, "store_path": str(store),
-            "system": "bakery_ia", "target": "orders-db", "postgresql_bin_directory": str(bin_directory()), **more,
-        }
 
-    return arguments
+@pytest.fixture(scope="module")
+def whole_store(
+    filled: Login, call_module: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A store with one backup of `filled`, with fingerprints; to be copied, not touched."""
+    store = tmp_path_factory.mktemp("whole")
+    result = call_module("pg_backup", arguments_for(filled, store, fingerprints=True))
+    assert "backup" in result, result
+    return store
