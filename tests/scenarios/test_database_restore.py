@@ -58,8 +58,9 @@ class Scene:
 
     def old_rows(self) -> int:
         """How many of the backup's payments are there."""
-        newest = self.manifest.newest_row_at
-        return self.run(f"SELECT count(*) AS n FROM {TABLE} WHERE created_at <= '{newest}'")[0]["n"]
+        # The manifest's time is cut to milliseconds, and a service writes twice a second.
+        newest = f"'{self.manifest.newest_row_at}'::timestamptz + interval '1 millisecond'"
+        return self.run(f"SELECT count(*) AS n FROM {TABLE} WHERE created_at <= {newest}")[0]["n"]
 
     @property
     def wanted_rows(self) -> int:
