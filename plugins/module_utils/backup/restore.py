@@ -208,9 +208,10 @@ class Restore:
             if position.live:
                 with connect(request.login.at(request.database), "sequences") as live:
                     self.result.values["sequences"] = content.advance_sequences(live, new)
-            say("collecting statistics (ANALYZE)")
-            with self.progress.during(lambda: "collecting statistics (ANALYZE)"):
-                new.execute("ANALYZE")
+            # Without VACUUM, autovacuum would read the whole copy while the applications come back to it.
+            say("collecting statistics (VACUUM ANALYZE)")
+            with self.progress.during(lambda: "collecting statistics (VACUUM ANALYZE)"):
+                new.execute("VACUUM (ANALYZE)")
         if request.application_check:
             say("asking the application's own check")
             with self.progress.during(lambda: "asking the application's own check"):
