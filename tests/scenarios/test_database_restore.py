@@ -1,6 +1,5 @@
 # Copyright: the sre.runbooks contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-# ruff: noqa: S608 - names and times of our own
 """Restores as an operator starts them: data destroyed, runs killed, consumers that do not come back."""
 
 from __future__ import annotations
