@@ -118,22 +118,30 @@ options:
 
 EXAMPLES = r"""
 - name: Prepare the newest proven backup beside the live database
-  sre.runbooks.pg_restore_swap: &orders
+  sre.runbooks.pg_restore_swap:
     login:
       host: 10.0.0.5
       user: postgres
       password: "{{ lookup('ansible.builtin.file', '/etc/sre/secrets/orders-admin') }}"
     database: orders
-    state: prepared
     run: "{{ run_id }}"
     store_path: /srv/backups
     system: bakery_ia
     target: orders-db
+    state: prepared
   delegate_to: backup-store
 
 - name: Exchange the two
   sre.runbooks.pg_restore_swap:
-    <<: *orders
+    login:
+      host: 10.0.0.5
+      user: postgres
+      password: "{{ lookup('ansible.builtin.file', '/etc/sre/secrets/orders-admin') }}"
+    database: orders
+    run: "{{ run_id }}"
+    store_path: /srv/backups
+    system: bakery_ia
+    target: orders-db
     state: swapped
   delegate_to: backup-store
 """
