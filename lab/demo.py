@@ -278,7 +278,8 @@ class Demo:
         ]
         for one in _measures(data):
             objective = f", objective {float(one['objective']):,.0f} s" if one.get("objective") else ""
-            lines.append((f"as the report counts: {str(one['name']).replace('_', ' ')}{objective}", f"{one['value']:.2f} s"))
+            name = str(one["name"]).replace("_", " ")
+            lines.append((f"as the report counts: {name}{objective}", f"{one['value']:.2f} s"))
         width = max(len(name) for name, _value in lines)
         print(f"\n{paint('What was measured', '1;36')}")
         for name, value in lines:

@@ -78,7 +78,7 @@ def unmentioned(root: Path, texts: dict[str, str]) -> Iterator[str]:
         mentioned = set(re.findall(r"[a-z_][a-z0-9_]+", "\n".join(texts[name] for name in users)))
         given = set().union(*own.values(), *(play_variables(root / "playbooks" / f"{name}.yml") for name in users))
         for name in sorted(set(public_variables(role)) - mentioned - given):
-            yield f"docs/runbooks/{next(iter(own))}.md: the variable {name} is not mentioned."
+            yield f"docs/runbooks/{sorted(own)[0]}.md: the variable {name} is not mentioned."
 
 
 def page_problems(

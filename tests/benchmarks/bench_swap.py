@@ -43,7 +43,7 @@ class Client:
     def __post_init__(self) -> None:
         self.good: list[float] = []
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._try) for _ in range(2)]
+        self._threads = [threading.Thread(target=self._try) for _unused in range(2)]
 
     def __enter__(self) -> Client:
         for thread in self._threads:
@@ -52,7 +52,7 @@ class Client:
             time.sleep(0.01)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_unused: object) -> None:
         seen = len(self.good)
         while len(self.good) < seen + 4:
             time.sleep(0.01)
@@ -114,7 +114,7 @@ class Stage:
         """Seconds that the client could not get in, with sessions held."""
         login = self.application
         with contextlib.ExitStack() as stack:
-            for _ in range(SESSIONS):
+            for _unused in range(SESSIONS):
                 held = psycopg.connect(
                     host=login.host, port=login.port, user=login.user, password=login.password, dbname=LIVE
                 )

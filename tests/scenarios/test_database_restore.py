@@ -321,5 +321,3 @@ def _output(child: subprocess.Popen[str]) -> str:
     child.kill()
     out, err = child.communicate()
     return out + err
-
-

@@ -62,7 +62,7 @@ FAULTS = {
 
 def test_failing_services_are_named_in_the_failing_task_each_with_a_sentence_of_its_own(bakery):
     """B9 D3 X5: each fault of the lab ends in one sentence with the values, and the play in an exit code of 2."""
-    for fault, (service, _, _) in FAULTS.items():
+    for fault, (service, _unused, _unused) in FAULTS.items():
         bakery.fault(fault, service)
     done = bakery.play("health", *QUICK, "-e", "target=services:orders-db", "-e", "health_timeout_seconds=2",
                        "-e", "health_show=false")

@@ -391,7 +391,7 @@ def test_kept_databases_are_listed_with_their_cost_and_dropped_only_after_their_
     """A85 ⚠: `_old` exists on the second run."""
     shop.back_up()
     kept = []
-    for _ in range(2):
+    for _unused in range(2):
         shop.reach("prepared")
         kept.append(shop.reach("swapped").values["retired"])
         shop.reach("done")

@@ -103,7 +103,7 @@ def test_an_unquoted_time_of_day_means_what_was_written() -> None:
 @given(
     start=st.times(), end=st.times(),
     zone=st.sampled_from(["UTC", "Europe/Madrid", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu"]),
-    moment=st.datetimes(datetime(2024, 1, 1), datetime(2030, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001
+    moment=st.datetimes(datetime(2024, 1, 1), datetime(2030, 1, 1), timezones=st.just(UTC)),
 )
 def test_each_span_begins_on_an_allowed_day_by_the_clock_of_its_zone(
     start: Any, end: Any, zone: str, moment: Any
