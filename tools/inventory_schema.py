@@ -7,6 +7,7 @@ An inventory is read as it is written, templates and all: what a template stands
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 from collections.abc import Iterator
@@ -16,8 +17,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import lab  # noqa: F401 - makes the collection importable
 from tools.repository import ROOT, load, public_variables, roles
+
+importlib.import_module("lab")  # which makes the collection importable
 
 
 @dataclass(frozen=True)

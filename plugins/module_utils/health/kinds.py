@@ -4,10 +4,10 @@
 
 from __future__ import annotations
 
-from ansible_collections.sre.runbooks.plugins.module_utils.health.web import probe_http
 from ansible_collections.sre.runbooks.plugins.module_utils.health.network import probe_tcp, probe_tls
 from ansible_collections.sre.runbooks.plugins.module_utils.health.probe import Answer, Request
 from ansible_collections.sre.runbooks.plugins.module_utils.health.redis import probe_redis
+from ansible_collections.sre.runbooks.plugins.module_utils.health.web import probe_http
 
 
 def _probe_postgresql(request: Request) -> Answer:

@@ -26,8 +26,10 @@ from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import P
 from psycopg import sql
 
 from lab import machine
-from tests.integration.backup.conftest import as_arguments, call_module, start_module  # noqa: F401 - fixtures
+from tests.integration.backup.conftest import as_arguments, call_module, start_module
 from tests.integration.restore.conftest import Shop
+
+__all__ = ["call_module", "start_module"]  # fixtures
 
 
 def properties_of(shop: Shop):
@@ -386,7 +388,7 @@ def test_a_disk_that_fills_while_restoring_is_said_and_the_copy_gives_its_room_b
 
 
 def test_kept_databases_are_listed_with_their_cost_and_dropped_only_after_their_hour(
-    shop: Shop, call_module: Callable[..., dict[str, Any]]  # noqa: F811
+    shop: Shop, call_module: Callable[..., dict[str, Any]]
 ) -> None:
     """A85 ⚠: `_old` exists on the second run."""
     shop.back_up()

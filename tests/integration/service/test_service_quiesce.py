@@ -19,7 +19,9 @@ from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import P
 from ansible_collections.sre.runbooks.plugins.module_utils.service.process import ProcessService, read_process
 
 from lab import machine
-from tests.integration.backup.conftest import call_module, start_module  # noqa: F401 - fixtures
+from tests.integration.backup.conftest import call_module, start_module
+
+__all__ = ["call_module", "start_module"]  # fixtures
 
 POLITE = "import time\nprint('ready', flush=True)\ntime.sleep(600)\n"
 STUBBORN = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + POLITE
@@ -64,7 +66,7 @@ def running(tmp_path: Path) -> Iterator[Running]:
 
 
 def test_check_run_check_run_stops_once_and_brings_exactly_that_back(
-    running: Running, call_module: Callable[..., dict[str, Any]]  # noqa: F811
+    running: Running, call_module: Callable[..., dict[str, Any]]
 ) -> None:
     """X6: how it was is recorded before the stop and restored from the record."""
     pid = running.start()
@@ -140,7 +142,7 @@ def test_another_process_that_got_the_id_is_never_touched(running: Running, tmp_
 
 @pytest.mark.parametrize("driver", ["kubernetes", "compose", "systemd"])
 def test_a_driver_that_is_not_served_yet_is_refused_with_a_sentence(
-    call_module: Callable[..., dict[str, Any]], driver: str  # noqa: F811
+    call_module: Callable[..., dict[str, Any]], driver: str
 ) -> None:
     result = call_module("service_quiesce", {"name": "orders", "control": {"driver": driver}, "state": "quiesced"})
     assert result["failed"]
