@@ -108,7 +108,8 @@ class Restore:
             raise RunbookError(
                 f"PostgreSQL refused while {self.request.database!r} was brought to {state!r}: "
                 f"{' '.join(str(error).split())}.",
-                "Mend that, then run the same command again: it goes on from where this one ended.",
+                "Make room on the server's disk, then run the same command again." if isinstance(error, errors.DiskFull)
+                else "Mend that, then run the same command again: it goes on from where this one ended.",
             ) from error
         return self.result
 
