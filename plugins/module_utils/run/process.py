@@ -20,7 +20,7 @@ PR_SET_PDEATHSIG = 1
 POLL_S = 0.05
 # A child that was asked to end has this long before it is killed.
 GRACE_S = 5.0
-TAIL_LINES = 5
+TAIL_LINES = 12
 # Error messages quote the end of a stream, never the whole of it.
 TAIL_BYTES = 16384
 
