@@ -28,9 +28,11 @@ class ActionModule(RunAction):
         return {"changed": False, "record": entry}
 
     def _failure(self, variables: dict[str, Any]) -> dict[str, str]:
-        """What a rescue knows of the task that failed: its name and its message, never its arguments."""
-        task = self.value(variables, "ansible_failed_task", {})
-        result = self.value(variables, "ansible_failed_result", {})
+        """What a rescue knows of the task that failed: its name and its message, never its arguments.
+
+        Nothing is templated: the arguments would be too, and they may be what failed.
+        """
+        task, result = (variables.get(f"ansible_failed_{name}") or {} for name in ("task", "result"))
         items = [item for item in result.get("results", []) if isinstance(item, dict) and item.get("failed")]
         message = items[0].get("msg", "") if items else result.get("msg", "")
         return {"task": str(task.get("name", "")), "message": str(message or "It failed without a message.")}

@@ -199,6 +199,15 @@ def test_every_end_has_an_outcome_an_exit_code_and_a_report(
     assert operator.locks() == {}
 
 
+def test_a_missing_secret_file_is_named_in_the_report(operator: Operator) -> None:
+    """What failed was a template, so writing it down must template nothing."""
+    ended = operator.run(target="orders-db", mode="missing_secret", secret_file=str(operator.state / "gone"))
+    assert ended.returncode == 2
+    (target,) = operator.report()["targets"]
+    assert target["failure"]["task"] == "Read a secret whose file is missing"
+    assert str(operator.state / "gone") in target["message"]
+
+
 def test_all_hosts_and_batches_of_a_play_are_one_run(operator: Operator) -> None:
     for arguments in (["--forks", "3"], ["-e", "batch=1"]):
         ended = operator.run("-e", "expect=3", *arguments, target="databases")
