@@ -4,12 +4,38 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shlex
 from collections.abc import Mapping
 from typing import Any
 
 from ansible import constants as C  # noqa: N812
+from ansible.parsing.splitter import parse_kv
+from yaml import YAMLError, safe_load
+
+# What the next command needs as well: each option's name among Ansible's, and the setting that it has without it.
+VALUES = {
+    "remote_user": ("-u", "DEFAULT_REMOTE_USER"),
+    "private_key_file": ("--private-key", "DEFAULT_PRIVATE_KEY_FILE"),
+    "connection_password_file": ("--connection-password-file", "CONNECTION_PASSWORD_FILE"),
+    "become_user": ("--become-user", ""),
+    "become_method": ("--become-method", "DEFAULT_BECOME_METHOD"),
+    "become_password_file": ("--become-password-file", "BECOME_PASSWORD_FILE"),
+}
+LISTS = {"vault_ids": "--vault-id", "vault_password_files": "--vault-password-file"}
+SWITCHES = {
+    "ask_vault_pass": ("--ask-vault-pass", ""),
+    "ask_pass": ("-k", "DEFAULT_ASK_PASS"),
+    "become": ("-b", "DEFAULT_BECOME"),
+    "become_ask_pass": ("-K", "DEFAULT_BECOME_ASK_PASS"),
+    "check": ("--check", ""),
+}
+# Places that decide where a run looks for what an earlier one left.
+PLACES = ("run_directory", "run_lock_directory", "run_lock_host")
+# What ends a value, opens a quotation or an escape in Ansible's name=value.
+UNSAFE = re.compile(r"[\s'\"\\]|\{[{%#]")
 
 
 def rebuild(options: Mapping[str, Any], extra: Mapping[str, str]) -> str:
@@ -17,14 +43,48 @@ def rebuild(options: Mapping[str, Any], extra: Mapping[str, str]) -> str:
 
     Args:
         options: Ansible's command line options (`context.CLIARGS`).
-        extra: variables to give with -e. What the operator gave with -e is not repeated: it may hold secrets.
+        extra: variables to give with -e. Of what the operator gave with -e only files and PLACES are repeated: the
+            rest may hold secrets.
     """
     playbook = next(iter(options.get("args") or ()), "<playbook>")
     words = ["ansible-playbook", str(playbook)]
-    for inventory in options.get("inventory") or ():
-        if inventory not in C.DEFAULT_HOST_LIST:
-            words += ["-i", _short(str(inventory))]
-    return with_variables(shlex.join(words), extra)
+    inventories = [str(inventory) for inventory in options.get("inventory") or ()]
+    if inventories != list(C.DEFAULT_HOST_LIST):
+        words += [word for inventory in inventories for word in ("-i", _short(inventory))]
+    words += _connection(options)
+    command = shlex.join(words)
+    for given in options.get("extra_vars") or ():
+        text = str(given)
+        if text.startswith("@"):
+            command += f" -e {shlex.quote('@' + _short(text[1:]))}"
+        else:
+            command = with_variables(command, _places(text))
+    return with_variables(command, extra)
+
+
+def _connection(options: Mapping[str, Any]) -> list[str]:
+    """The options that say as whom, with which files of secrets, and whether only to look."""
+    words = []
+    for name, option in LISTS.items():
+        words += [word for value in options.get(name) or () for word in (option, str(value))]
+    for name, (option, default) in VALUES.items():
+        value = options.get(name)
+        if value and value != (getattr(C, default) if default else None):
+            words += [option, str(value)]
+    for name, (option, default) in SWITCHES.items():
+        if options.get(name) and not (default and getattr(C, default)):
+            words.append(option)
+    return words
+
+
+def _places(given: str) -> dict[str, str]:
+    """The PLACES in one value of -e."""
+    try:
+        variables = safe_load(given) if given[:1] in "{[" else parse_kv(given)
+    except YAMLError:
+        return {}
+    found = variables if isinstance(variables, dict) else {}
+    return {name: str(found[name]) for name in PLACES if found.get(name)}
 
 
 def _short(path: str) -> str:
@@ -34,9 +94,11 @@ def _short(path: str) -> str:
 
 
 def with_variables(command: str, extra: Mapping[str, str]) -> str:
-    """A command with further variables; a place to fill in, as in <count>, is quoted like a value."""
+    """A command with further variables; a place to fill in, as in <count>, is not quoted, as it is not run."""
     for name, value in extra.items():
-        quoted = shlex.quote(f"{name}={value}")
-        plain = value.startswith("<") and " " not in value
-        command += f" -e {name}={value}" if plain else f" -e {quoted}"
+        if UNSAFE.search(value):
+            # In name=value Ansible would cut it at the first space.
+            command += f" -e {shlex.quote(json.dumps({name: value}, ensure_ascii=False))}"
+        else:
+            command += f" -e {name}={value}" if value.startswith("<") else f" -e {shlex.quote(f'{name}={value}')}"
     return command
