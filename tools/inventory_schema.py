@@ -144,6 +144,7 @@ class Inventory:
             if word.required and name not in self.shared["all"]:
                 yield f"all: {name} is missing."
         yield from self._contact_problems()
+        yield from self._calendar_problems()
         for group, words in GROUPS.items():
             for host, own in self.groups.get(group, {}).items():
                 yield from self._host_problems(group, host, {**self.shared[group], **own}, words, role_options)
@@ -188,6 +189,19 @@ class Inventory:
         yield from _literal_secrets(host, name, value)
         if name == "health_checks":
             yield from _check_problems(host, value or [])
+
+    def _calendar_problems(self) -> Iterator[str]:
+        from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+        from ansible_collections.sre.runbooks.plugins.module_utils.run.windows import check
+
+        known = {path.stem for path in (ROOT / "playbooks").glob("*.yml")}
+        calendar = (self.shared["all"].get("run_windows") or [], self.shared["all"].get("run_freezes") or [])
+        if any(isinstance(entry, str) and _is_template(entry) for entry in calendar):
+            return
+        try:
+            check(*calendar, known)
+        except RunbookError as error:
+            yield f"all: {error}"
 
     def _contact_problems(self) -> Iterator[str]:
         for contact in self.shared["all"].get("contacts") or []:

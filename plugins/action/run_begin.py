@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import shlex
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,11 +16,10 @@ from ansible_collections.sre.runbooks.plugins.module_utils.run.folder import ope
 from ansible_collections.sre.runbooks.plugins.module_utils.run.lock import identify
 from ansible_collections.sre.runbooks.plugins.module_utils.run.outcome import REFUSED
 from ansible_collections.sre.runbooks.plugins.module_utils.run.records import record
-from ansible_collections.sre.runbooks.plugins.module_utils.run.windows import permission
-from ansible_collections.sre.runbooks.plugins.plugin_utils.run_action import RunAction
+from ansible_collections.sre.runbooks.plugins.plugin_utils.window_action import WindowAction
 
 
-class ActionModule(RunAction):
+class ActionModule(WindowAction):
     """Opens the run's folder for this host, says who runs what, and refuses at the wrong time or place."""
 
     ARGUMENTS: ClassVar[dict[str, Any]] = {
@@ -84,15 +82,6 @@ class ActionModule(RunAction):
             )
 
     def _time(self, runbook: str, variables: dict[str, Any], folder: Path) -> None:
-        now = datetime.now(UTC)
-        windows, freezes = self.value(variables, "run_windows") or [], self.value(variables, "run_freezes") or []
-        permitted = permission(runbook, windows, freezes, now)
-        if permitted.allowed:
-            return
-        override = str(self.value(variables, "run_window_override") or "").strip()
-        if override:
-            text = f"{permitted.reason} It goes on all the same: {override}"
-            record(folder, str(variables["inventory_hostname"]), "message", {"text": text})
-            return
-        resume = self.again(variables, run_window_override="<reason>")
-        raise RunbookError(permitted.reason, f"If it cannot wait: {resume}", resume=resume)
+        overridden = self.refuse_outside_windows(runbook, variables)
+        if overridden:
+            record(folder, str(variables["inventory_hostname"]), "message", {"text": overridden})

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -272,6 +273,33 @@ def test_after_kill_9_the_next_run_takes_over_with_what_was_stopped(operator: Op
     assert operator.run(target="orders-db").returncode == 0
 
 
+def test_the_command_that_goes_on_can_be_run_as_it_is_shown(operator: Operator) -> None:
+    """A value with a space stays whole, and files, user and place of the records are given again."""
+    (operator.state / "more.yml").write_text("other: from a file\n")
+    (operator.state / "vault").write_text("word")
+    place = operator.state / "other runs"
+    first = operator.run(
+        "-e", f"@{operator.state}/more.yml", "--vault-password-file", str(operator.state / "vault"), "-u", "ops", "-b",
+        target="orders-db", mode="preflight", label="2026-11-21 02:00 isn't \"it\"", run_directory=str(place),
+    )
+    assert first.returncode == 2
+    (folder,) = place.glob("2*")
+    command = shlex.split(json.loads((folder / "report.json").read_text())["targets"][0]["resume"])
+    again = subprocess.run(
+        [str(ANSIBLE_PLAYBOOK), *command[1:]], cwd=REPOSITORY, env=operator.environment, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LONGEST_S, check=False,
+    )
+    assert again.returncode == 2, again.stdout
+    second = next(one for one in place.glob("2*") if one != folder)
+    report = json.loads((second / "report.json").read_text())["targets"][0]
+    assert shlex.split(report["resume"]) == command
+    assert json.loads(command[-1]) == {"label": "2026-11-21 02:00 isn't \"it\""}
+    for words in (["-u", "ops"], ["--vault-password-file", str(operator.state / "vault")], ["-b"],
+                  ["-e", f"@{operator.state}/more.yml"]):
+        assert any(command[index : index + len(words)] == words for index in range(len(command))), words
+    assert not operator.runs()
+
+
 NEVER = [{"name": "Never today", "days": ["mon"], "week_of_month": 5, "start": "03:00", "end": "03:01"}]
 
 
@@ -282,8 +310,37 @@ def test_outside_its_window_a_run_is_refused_and_says_when_it_may(operator: Oper
     assert "example is outside its windows. The next window is Never today: Mon " in error(ended.stdout)
     (target,) = operator.report()["targets"]
     assert target["outcome"] == "refused"
-    assert target["resume"].endswith("-e target=orders-db -e mode=done -e run_window_override=<reason>")
+    assert target["resume"].endswith(
+        """-e target=orders-db -e mode=done -e '{"run_window_override": "<why it cannot wait>"}'"""
+    )
     assert operator.locks() == {}
+
+
+@pytest.mark.parametrize(
+    ("window", "said"),
+    [
+        ({"runbooks": "example"}, "runbooks of the window w is 'example'"),
+        ({"runbooks": ["database_restor"]}, "names the runbook database_restor"),
+        ({"day": ["sun"]}, "has the unknown key day"),
+    ],
+)
+def test_a_window_that_is_mistyped_is_refused_and_never_passed_over(
+    operator: Operator, window: dict[str, Any], said: str
+) -> None:
+    ended = operator.run(target="orders-db", run_windows=[{"name": "w", "start": "02:00", "end": "04:00", **window}])
+    assert ended.returncode == 2
+    assert said in error(ended.stdout)
+    assert operator.report()["outcome"] == "refused"
+
+
+def test_a_window_that_closes_before_the_first_stop_undoes_what_was_prepared(operator: Operator) -> None:
+    """D30 ⚠: a preparation may take longer than the window."""
+    freeze = {"name": "Audit", "from": "2020-01-01", "until": "2099-01-01"}
+    ended = operator.run(target="orders-db", mode="window_closes", freezes_later=[freeze])
+    assert ended.returncode == 2
+    (target,) = operator.report()["targets"]
+    assert target["outcome"] == "failed and undone"
+    assert "example is frozen by Audit" in target["message"]
 
 
 def test_a_job_in_a_container_says_where_its_records_are_to_be_kept(operator: Operator) -> None:

@@ -90,6 +90,15 @@ FAULTS = {
     "an unknown variable of all": (
         "group_vars/all/main.yml", _with(tresholds={}), "all: the variable tresholds is unknown.",
     ),
+    "a window for a runbook that does not exist": (
+        "group_vars/all/main.yml",
+        _with(run_windows=[{"name": "w", "runbooks": ["database_restor"], "start": "02:00", "end": "04:00"}]),
+        "all: The window w names the runbook database_restor, which does not exist.",
+    ),
+    "a misspelt word of a freeze": (
+        "group_vars/all/main.yml", _with(run_freezes=[{"name": "f", "from": "2026-12-24", "untill": "2026-12-26"}]),
+        "all: The freeze f has the unknown key untill.",
+    ),
     "services without a health check": (SERVICES, _without("health_checks"), "pos-service: health_checks is missing."),
     "a service with an empty list of checks": (
         HOSTS, _host("services", "pos-service", health_checks=[]), "pos-service: health_checks is empty",

@@ -8,7 +8,7 @@ clock: one that a change of the clocks skips is taken as late as the clock jumpe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
@@ -20,6 +20,12 @@ DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 LAST = -1
 # A window of a fifth week comes at the latest after a few months; beyond this there is none.
 HORIZON_DAYS = 400
+WINDOW = ("name", "runbooks", "days", "week_of_month", "start", "end", "timezone")
+FREEZE = ("name", "runbooks", "from", "until", "timezone")
+WEEKS = (1, 2, 3, 4, 5, LAST)
+OWN = "sre.runbooks."
+# Runbooks that a calendar may name before they exist.
+PLANNED = frozenset({"server_resize"})
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,62 @@ def _in_week(day: date, week: int | None) -> bool:
     return (day.day - 1) // 7 + 1 == week
 
 
+def check(windows: Any, freezes: Any, known: Collection[str] = ()) -> None:
+    """Refuse a calendar that cannot be read as it was meant, also where it is not about the runbook at hand.
+
+    Args:
+        windows: the variable run_windows.
+        freezes: the variable run_freezes.
+        known: the playbooks that there are, without a collection's name; with none the names are not looked at.
+            A name of another collection is believed.
+
+    Raises:
+        RunbookError: an unknown key, a wrong type, no such day, time, time zone or runbook.
+    """
+    for kind, entries, keys in (("window", windows, WINDOW), ("freeze", freezes, FREEZE)):
+        if not isinstance(entries, list):
+            raise RunbookError(f"run_{kind}s is {entries!r} and no list.", "Write it as docs/run.md says.")
+        for entry in entries:
+            _check_entry(kind, entry, keys, known)
+            if kind == "freeze":
+                freeze_span(entry)
+                continue
+            _zone(entry), _time(entry, "start"), _time(entry, "end"), _days(entry)
+            week = entry.get("week_of_month")
+            if week is not None and (isinstance(week, bool) or str(week) not in map(str, WEEKS)):
+                raise RunbookError(
+                    f"The week_of_month of the window {entry.get('name')} is {week!r}.",
+                    f"Use: {', '.join(map(str, WEEKS))}.",
+                )
+
+
+def _check_entry(kind: str, entry: Any, keys: Collection[str], known: Collection[str]) -> None:
+    if not isinstance(entry, dict):
+        raise RunbookError(f"run_{kind}s has {entry!r}, which is no {kind}.", f"A {kind} has: {', '.join(keys)}.")
+    name = entry.get("name")
+    unknown = sorted(str(key) for key in entry if key not in keys)
+    if unknown:
+        raise RunbookError(
+            f"The {kind} {name} has the unknown key {', '.join(unknown)}.", f"A {kind} has: {', '.join(keys)}."
+        )
+    for key in ("runbooks", "days"):
+        value = entry.get(key)
+        if value is not None and not (isinstance(value, list) and value and all(isinstance(one, str) for one in value)):
+            raise RunbookError(f"The {key} of the {kind} {name} is {value!r}.", f"Write a list: {key}: [one, two].")
+    for runbook in unknown_runbooks(entry.get("runbooks") or [], known):
+        raise RunbookError(
+            f"The {kind} {name} names the runbook {runbook}, which does not exist.",
+            f"There are: {', '.join(sorted({*known, *PLANNED}))}.",
+        )
+
+
+def unknown_runbooks(names: Sequence[str], known: Collection[str]) -> list[str]:
+    """The names that are neither `known`, nor planned, nor of another collection; none where nothing is known."""
+    if not known:
+        return []
+    return [name for name in names if (own := name.removeprefix(OWN)) not in {*known, *PLANNED} and "." not in own]
+
+
 def applies(entry: Mapping[str, Any], runbook: str) -> bool:
     """Whether a window or a freeze is about this runbook; one that names none is about all that change something."""
     named = entry.get("runbooks")
@@ -170,12 +232,14 @@ def permission(
     windows: Sequence[Mapping[str, Any]],
     freezes: Sequence[Mapping[str, Any]],
     moment: datetime,
+    known: Collection[str] = (),
 ) -> Permission:
     """Whether `runbook` may change something at `moment`; where no window is about it, any time but a freeze is right.
 
     Raises:
-        RunbookError: a window or a freeze cannot be read.
+        RunbookError: a window or a freeze cannot be read (`check`, which has `known` as well).
     """
+    check(windows, freezes, known)
     own = [window for window in windows if applies(window, runbook)]
     held = [freeze_span(freeze) for freeze in freezes if applies(freeze, runbook)]
     stopped = next((span for span in held if moment in span), None)

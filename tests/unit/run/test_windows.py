@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
-from ansible_collections.sre.runbooks.plugins.module_utils.run.windows import occurrences, permission
+from ansible_collections.sre.runbooks.plugins.module_utils.run.windows import check, occurrences, permission
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -88,11 +88,41 @@ def test_the_next_window_is_one_that_no_freeze_forbids() -> None:
         ({**SUNDAY_NIGHT, "timezone": "Europe/Nowhere"}, "Europe/Nowhere"),
         ({**SUNDAY_NIGHT, "start": "25:00"}, "25:00"),
         ({**SUNDAY_NIGHT, "days": ["someday"]}, "som"),
+        ({**SUNDAY_NIGHT, "days": "sun"}, "days of the window Sunday night is 'sun'"),
+        ({**SUNDAY_NIGHT, "day": ["sun"]}, "unknown key day"),
+        ({**SUNDAY_NIGHT, "timzone": "UTC"}, "unknown key timzone"),
+        ({**SUNDAY_NIGHT, "runbooks": "restore"}, "runbooks of the window Sunday night is 'restore'"),
+        ({**SUNDAY_NIGHT, "runbooks": []}, "runbooks of the window"),
+        ({**SUNDAY_NIGHT, "week_of_month": 6}, "week_of_month"),
+        # About another runbook, and wrong all the same.
+        ({**SUNDAY_NIGHT, "runbooks": ["other"], "timezone": "Europe/Madird"}, "Europe/Madird"),
+        ("Sunday", "which is no window"),
     ],
 )
 def test_a_window_that_cannot_be_read_is_an_error_and_never_open(window: dict[str, Any], said: str) -> None:
     with pytest.raises(RunbookError, match=said):
         permission("restore", [window], [], utc("2026-11-22T01:30"))
+
+
+@pytest.mark.parametrize(
+    ("windows", "freezes", "said"),
+    [
+        ({"name": "w"}, [], "no list"),
+        ([], "never", "no list"),
+        ([], [{**FREEZE, "untill": "2026-12-27"}], "unknown key untill"),
+        ([], [{**FREEZE, "runbooks": ["acme.own.move"], "from": "Christmas"}], "from Christmas"),
+        ([], [{**FREEZE, "runbooks": ["database_restor"]}], "names the runbook database_restor"),
+        ([{**SUNDAY_NIGHT, "runbooks": ["sre.runbooks.database_restor"]}], [], "names the runbook"),
+    ],
+)
+def test_a_calendar_that_is_mistyped_is_an_error(windows: Any, freezes: Any, said: str) -> None:
+    with pytest.raises(RunbookError, match=said):
+        check(windows, freezes, {"database_restore"})
+
+
+def test_a_calendar_may_name_what_is_planned_and_what_others_have() -> None:
+    check([{**SUNDAY_NIGHT, "runbooks": ["server_resize", "sre.runbooks.database_restore", "acme.own.move"]}], [],
+          {"database_restore"})
 
 
 def test_an_unquoted_time_of_day_means_what_was_written() -> None:
