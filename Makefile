@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PY := $(BIN)/python
 LINK := .ansible/collections/ansible_collections/sre/runbooks
-SYSTEM ?= bakery_ia
+OUTSIDE := $(subst $(CURDIR)/$(BIN):,,$(PATH))
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUNBUFFERED := 1
 
@@ -31,11 +31,11 @@ bench: dev ## measure against the raw tools; writes docs/benchmarks.md
 
 dev: $(VENV)/.test $(LINK) ## the virtual environment with everything for work on the collection
 
-lab-up: $(VENV)/.demo $(LINK) ## start a system's lab: make lab-up SYSTEM=bakery_ia
-	@$(PY) -m lab up $(SYSTEM)
+lab-up: $(VENV)/.demo $(LINK) ## start a system's lab: make lab-up SYSTEM=bakery_ia, with NAME=… a second one
+	@$(PY) -m lab up $(or $(SYSTEM),bakery_ia) $(if $(NAME),--name $(NAME))
 
-lab-down: $(VENV)/.demo $(LINK) ## take the lab down again
-	@$(PY) -m lab down
+lab-down: $(VENV)/.demo $(LINK) ## take the lab down again; where there are several, SYSTEM=… or NAME=… says which
+	@$(PY) -m lab down $(SYSTEM) $(if $(NAME),--name $(NAME))
 
 build: dev ## the collection as a file, and proof that it installs and runs from an empty folder
 	@$(PY) tools/build.py
@@ -54,8 +54,9 @@ browser:
 	@command -v chromium > /dev/null || $(PY) tools/install_browser.py
 
 # A python3 on the path may be a stub that runs nothing, so each candidate has to prove that it can do what is needed.
+# The one of a half-made environment is no candidate: it would be removed together with it.
 $(VENV)/.made:
-	@python="$(PYTHON)"; \
+	@PATH="$(OUTSIDE)"; python="$(PYTHON)"; \
 	if [ -z "$$python" ]; then \
 	  for candidate in python3 python3.13 python3.12 python3.11; do \
 	    if "$$candidate" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then \

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import psycopg
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 
-from lab import data, faults
+from lab import COMMAND, REPOSITORY, data, faults
 from lab.state import Lab, Row, lab_names
 from lab.system import known_systems
 
@@ -30,7 +30,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:  # type: ignore[override]
         """Say what is wrong and end with exit code 2."""
-        print(f"lab: {message}. See: python -m lab --help", file=sys.stderr)
+        print(f"lab: {message}. See: {COMMAND} --help", file=sys.stderr)
         sys.exit(BAD_INPUT)
 
 
@@ -44,7 +44,7 @@ def size(text: str) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """All commands."""
-    whole = Parser(prog="python -m lab", description="Real services on this machine that stand in for a system.")
+    whole = Parser(prog=COMMAND, description="Real services on this machine that stand in for a system.")
     commands = whole.add_subparsers(dest="command", required=True, parser_class=Parser)
 
     def add(name: str, text: str) -> argparse.ArgumentParser:
@@ -77,7 +77,7 @@ def _lab(arguments: argparse.Namespace) -> Lab:
     if len(names) != 1:
         raise RunbookError(
             f"There {'are the labs ' + ', '.join(names) if names else 'is no lab'}.",
-            "Say which one with --name." if names else "Start one: python -m lab up bakery_ia.",
+            "Say which one with --name." if names else f"Start one: {COMMAND} up bakery_ia.",
         )
     return Lab(names[0])
 
@@ -104,7 +104,8 @@ def _up(arguments: argparse.Namespace) -> int:
     started = time.monotonic()
     lab.up(arguments.system, _say)
     _say(f"The lab {lab.name} is up after {time.monotonic() - started:.1f} s. Work on it with:")
-    _say(f"  ansible-playbook {shlex.join(lab.inventory_arguments)} playbooks/…")
+    _say(f"  .venv/bin/ansible-playbook {shlex.join(lab.inventory_arguments)} sre.runbooks.health")
+    _say(f"Runs and their reports: {lab.runs.relative_to(REPOSITORY)}. Something to practise: {COMMAND} break --help")
     return 0
 
 
@@ -168,5 +169,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lab: {arguments.command} failed: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("lab: interrupted; go on with the same command, or take it away: python -m lab down", file=sys.stderr)
+        print(f"lab: interrupted; go on with the same command, or take it away: {COMMAND} down", file=sys.stderr)
         return 130

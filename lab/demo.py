@@ -3,23 +3,24 @@
 """`make demo`: the whole path on this machine, with the commands that a person would type.
 
 A lab of its own is started, measured, backed up, proven, damaged, brought back and taken down again; what stays is the
-folder of the runs with their reports.
+folder of the runs with their reports. Each user has one demo at a time.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import http.client
 import json
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +30,7 @@ import psycopg
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import connect
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 
-from lab import REPOSITORY
+from lab import COMMAND, REPOSITORY, machine
 from lab.state import Lab
 
 SYSTEM = "bakery_ia"
@@ -40,7 +41,7 @@ BYTES = "500MB"
 # How often the client asks the service whether it is there: the resolution of the outage.
 ASK_EVERY_S = 0.02
 HEARTBEAT_S = 4.0
-RUNS = REPOSITORY / "build" / "demo"
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 BIN = Path(sys.executable).parent
 # What Ansible prints around our own lines.
 CHATTER = re.compile(r"(ok|changed|skipping): \[|included: |PLAY (RECAP|\[)|\S+ +: ok=\d|\s*$")
@@ -112,7 +113,8 @@ class Demo:
         self.act_number = 0
         self.child: subprocess.Popen[str] | None = None
         self.summary: list[tuple[str, str]] = []
-        self.folder = RUNS / datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+        # The name with which the first run's folder can begin.
+        self.first_run = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
 
     # -- how an act looks ---------------------------------------------------------------------------------------------
 
@@ -128,7 +130,7 @@ class Demo:
         Raises:
             DemoError: it ended with another exit code than expected.
         """
-        shown = shlex.join(argv).replace(shlex.join(self.inventory), "$LAB")
+        shown = ".venv/bin/" + shlex.join(argv).replace(shlex.join(self.lab.inventory_arguments), "$LAB")
         print(f"   {paint('$ ' + shown, '1')}", flush=True)
         program = [sys.executable, *argv[1:]] if argv[0] == "python" else [str(BIN / argv[0]), *argv[1:]]
         environment = {**os.environ, "ANSIBLE_FORCE_COLOR": "false", "ANSIBLE_NOCOLOR": "true", "PYTHONUNBUFFERED": "1",
@@ -148,14 +150,8 @@ class Demo:
 
     def playbook(self, name: str, *arguments: str, expect: tuple[int, ...] = (0,)) -> int:
         """Run a playbook of the collection against the lab."""
-        return self.command("ansible-playbook", *self.inventory, f"sre.runbooks.{name}", *arguments, expect=expect)
-
-    @property
-    def inventory(self) -> list[str]:
-        """What every playbook is started with."""
-        overlay = self.lab.link.relative_to(REPOSITORY) / "overlay.yml"
-        folder = self.folder.relative_to(REPOSITORY)
-        return ["-i", f"inventories/{SYSTEM}/hosts.yml", "-i", str(overlay), "-e", f"run_directory={folder}"]
+        inventory = self.lab.inventory_arguments
+        return self.command("ansible-playbook", *inventory, f"sre.runbooks.{name}", *arguments, expect=expect)
 
     def _show(self, child: subprocess.Popen[str]) -> str:
         """Print what the child says, without the chatter; returns its last line.
@@ -206,14 +202,15 @@ class Demo:
         return Rows(found["count"], found["newest"])
 
     def report(self, runbook: str) -> tuple[Path, dict[str, object]]:
-        """The newest report of a runbook: its page, and its data.
+        """The newest report of a runbook in this demo: its page, and its data.
 
         Raises:
             DemoError: there is none.
         """
-        found = sorted(self.folder.glob(f"*-{runbook}-*/report.json"))
+        reports = sorted(self.lab.runs.glob(f"*-{runbook}-*/report.json"))
+        found = [path for path in reports if path.parent.name >= self.first_run]
         if not found:
-            raise DemoError(f"{runbook} left no report below {self.folder}.")
+            raise DemoError(f"{runbook} left no report below {self.lab.runs}.")
         return found[-1].with_name("report.html"), json.loads(found[-1].read_text(encoding="utf-8"))
 
     # -- the play -----------------------------------------------------------------------------------------------------
@@ -221,13 +218,12 @@ class Demo:
     def run(self) -> Path:
         """All acts; returns the place of the restore's report."""
         print("This machine now plays a bakery platform: 18 services, 14 PostgreSQL servers and a Redis, all real.")
-        self.folder.mkdir(parents=True, mode=0o700)
         if self.lab.exists:
             self.act("An earlier demo was cut off: its lab is taken away first")
             self.command("python", "-m", "lab", "down", "--name", NAME)
         self.act("The platform is started")
         self.command("python", "-m", "lab", "up", SYSTEM, "--name", NAME)
-        print(f"\n   In the commands below, LAB=\"{shlex.join(self.inventory)}\"", flush=True)
+        print(f"\n   In the commands below, LAB=\"{shlex.join(self.lab.inventory_arguments)}\"", flush=True)
 
         self.act(f"The orders get {BYTES} of data, so that a restore is worth measuring")
         self.command("python", "-m", "lab", "fill", "--name", NAME, "--bytes", BYTES)
@@ -287,12 +283,15 @@ class Demo:
 
     def down(self) -> None:
         """End what runs and take the lab away; the runs and their reports stay."""
+        for number in INTERRUPTS:  # a second Ctrl-C would leave servers behind
+            signal.signal(number, signal.SIG_IGN)
         if self.child and self.child.poll() is None:
             self.child.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.child.wait(10)
         if self.lab.exists:
-            print(f"\n{paint('The lab is taken down.', '2')}", flush=True)
+            with contextlib.suppress(OSError):  # the terminal may be gone, the lab must go all the same
+                print(f"\n{paint('The lab is taken down.', '2')}", flush=True)
             self.lab.down(lambda _text: None)
 
 
@@ -307,14 +306,44 @@ def _measures(data: object) -> list[dict[str, object]]:
     return []
 
 
+@contextlib.contextmanager
+def only_demo() -> Iterator[None]:
+    """Keep a second demo of this user away while one runs: it would take the first one's lab for a leftover.
+
+    Raises:
+        DemoError: another demo runs.
+    """
+    place = machine.state_root() / "demo.lock"
+    with open(place, "a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            raise DemoError(f"A demo of yours is running already ({lock.read()}). Wait for it, or end it.") from error
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} in {REPOSITORY}")
+        lock.flush()
+        yield
+
+
 def main() -> int:
     """0 when every act ended as it should; 130 after Ctrl-C."""
 
     def interrupt(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
-    demo = Demo()
+    for number in INTERRUPTS:
+        signal.signal(number, interrupt)
+    try:
+        with only_demo():
+            return play(Demo())
+    except (DemoError, RunbookError) as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def play(demo: Demo) -> int:
+    """All acts, and the lab down again whatever happened; returns the exit code."""
     code, last = 1, "The demo stopped: something in it is broken, see above."
     try:
         last = f"The report: {demo.run()}"
@@ -322,15 +351,13 @@ def main() -> int:
     except KeyboardInterrupt:
         code, last = 130, "The demo was interrupted."
     except (DemoError, RunbookError, psycopg.Error, OSError) as error:
-        last = f"The demo stopped: {' '.join(str(error).split())}\nThe records of its runs: {demo.folder}"
+        last = f"The demo stopped: {' '.join(str(error).split())}\nThe records of its runs: {demo.lab.runs}"
     finally:
         try:
             demo.down()
         except (RunbookError, OSError) as error:
             code = code or 1
-            last = f"{last}\nThe lab could not be taken down: {error} Try: python -m lab down --name {NAME}"
-    if not any(demo.folder.glob("*")):
-        shutil.rmtree(demo.folder, ignore_errors=True)
+            last = f"{last}\nThe lab could not be taken down: {error} Try: {COMMAND} down --name {NAME}"
     print(f"\n{last}", file=sys.stdout if code == 0 else sys.stderr, flush=True)
     return code
 

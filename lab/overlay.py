@@ -22,9 +22,21 @@ LOCAL = {"ansible_connection": "local", "ansible_python_interpreter": "{{ ansibl
          "ansible_host": "127.0.0.1"}
 HEADER = """\
 ---
-# Made by `python -m lab up`: host variables that point inventories/{system} at the lab {name}.
+# Made by `lab up`: host variables that point inventories/{system} at the lab {name}.
 # A lab has no TLS, no ingress (endpoints are the {ingress}), and no extension that its PostgreSQL lacks (pgcrypto).
 """
+
+
+def _everywhere(lab: Lab) -> dict[str, str]:
+    """What every host of a lab has.
+
+    Runs and their reports outlive the lab, so they are in the repository; its locks go with it. Both are set, since in
+    a container a runbook that acts is refused without a folder of which somebody says that it lasts.
+    """
+    return {
+        "secrets_directory": str(lab.folder / "secrets"), "run_directory": str(lab.runs),
+        "run_lock_host": "localhost", "run_lock_directory": str(lab.folder / "locks"),
+    }
 
 
 def _host(lab: Lab, group: str, host: str, variables: dict[str, Any]) -> dict[str, Any]:
@@ -62,8 +74,7 @@ def write(lab: Lab) -> None:
     system = lab.system
     groups = {
         group: {"hosts": {
-            host: {"secrets_directory": str(lab.folder / "secrets"), **_host(lab, group, host, variables)}
-            for host, variables in hosts.items()
+            host: {**_everywhere(lab), **_host(lab, group, host, variables)} for host, variables in hosts.items()
         }}
         for group, hosts in system.hosts.items()
     }

@@ -27,13 +27,14 @@ from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from psycopg import sql
 
-from lab import REPOSITORY, machine, overlay
+from lab import COMMAND, REPOSITORY, machine, overlay
 from lab.postgresql import PostgresServer, bin_directory, has_extension
 from lab.redis import RedisServer
 from lab.system import System
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 LINKS = REPOSITORY / ".lab"
+RUNS = REPOSITORY / "build" / "runs"
 # Starting costs processor time: more at once than this makes nothing faster on a small machine.
 WORKERS = max(2, min(4, os.cpu_count() or 2))
 SILENCE_S = 3.0
@@ -88,6 +89,7 @@ class Lab:
         self.name = name
         self.folder = labs_folder() / name
         self.link = LINKS / name
+        self.runs = RUNS / name
         self._record = self.folder / "lab.json"
 
     @property
@@ -106,7 +108,7 @@ class Lab:
             return json.loads(self._record.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise RunbookError(
-                f"There is no lab {self.name}.", f"Start it: python -m lab up {self.name}."
+                f"There is no lab {self.name}.", f"Start it: {COMMAND} up {self.name}."
             ) from error
 
     @property
@@ -160,6 +162,7 @@ class Lab:
         """
         system = System.load(system_name)
         self._claim(system)
+        self._make_link()
         servers = [*system.hosts["databases"], *system.scratch_servers]
         caches = list(system.hosts.get("caches", {}))
         for store in system.hosts["stores"]:
@@ -190,7 +193,7 @@ class Lab:
             if self.record["system"] != system.name:
                 raise RunbookError(
                     f"The lab {self.name} stands in for {self.record['system']}, not for {system.name}.",
-                    f"Take it down first, or choose another name: python -m lab up {system.name} --name …",
+                    f"Take it down first, or choose another name: {COMMAND} up {system.name} --name …",
                 )
             return
         with open(machine.state_root() / "labs.lock", "w", encoding="utf-8") as lock:
@@ -202,12 +205,15 @@ class Lab:
                     pass
                 ports[host] = port
             self.folder.mkdir(mode=0o711, exist_ok=True)
-            for private in ("secrets", "services", "stores"):
+            for private in ("secrets", "services", "stores", "locks"):
                 (self.folder / private).mkdir(mode=0o700, exist_ok=True)
             (self.folder / "servers").mkdir(mode=0o711, exist_ok=True)
             making = self._record.with_suffix(".partial")
             making.write_text(json.dumps({"system": system.name, "ports": ports}, indent=2), encoding="utf-8")
             making.replace(self._record)
+
+    def _make_link(self) -> None:
+        """Show the lab in this clone: another one may have started it, or `git clean` taken the link away."""
         LINKS.mkdir(exist_ok=True)
         self.link.unlink(missing_ok=True)
         self.link.symlink_to(self.folder)

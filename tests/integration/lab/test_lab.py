@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import json
 import os
@@ -108,6 +109,12 @@ def test_up_again_starts_only_what_is_missing(one: Lab) -> None:
     assert _health(one)[0] == 200
 
 
+def test_up_again_shows_the_lab_in_a_clone_that_lost_its_link(one: Lab) -> None:
+    one.link.unlink()
+    assert _lab("up", "dbis_core", "--name", one.name).returncode == 0
+    assert (one.link / "overlay.yml").samefile(one.folder / "overlay.yml")
+
+
 def test_secrets_are_private_and_stand_in_no_argument(one: Lab) -> None:
     secrets = [path for path in (one.folder / "secrets").rglob("*") if path.is_file()]
     assert {path.relative_to(one.folder / "secrets").as_posix() for path in secrets} == {
@@ -132,6 +139,9 @@ def test_the_overlay_wins_over_the_production_inventory(one: Lab) -> None:
     assert variables["database_sslmode"] == "disable"
     assert variables["backup_policy"]["retention_days"] == 30
     assert variables["secrets_directory"] == str(one.folder / "secrets")
+    # In a container a runbook that acts is refused without a folder of which somebody says that it lasts.
+    assert variables["run_directory"] == str(REPOSITORY / "build" / "runs" / one.name)
+    assert (variables["run_lock_host"], variables["run_lock_directory"]) == ("localhost", str(one.folder / "locks"))
 
 
 def test_the_application_is_no_superuser_and_the_monitor_may_only_monitor(one: Lab) -> None:
@@ -260,6 +270,19 @@ def test_down_works_after_half_a_start() -> None:
     assert running
     assert machine.wait_for(lambda: not _processes_below(lab.folder), PROMPT_S)
     assert not lab.folder.exists()
+
+
+def test_a_second_demo_is_refused_and_leaves_the_first_ones_lab_alone() -> None:
+    with open(machine.state_root() / "demo.lock", "a", encoding="utf-8") as lock:
+        with contextlib.suppress(BlockingIOError):  # a demo runs already, which is as good
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        done = subprocess.run(
+            [sys.executable, "-m", "lab.demo"], cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False
+        )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("A demo of yours is running already")
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), [
