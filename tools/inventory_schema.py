@@ -50,7 +50,16 @@ ALL = {
     "system": Word(str, True), "secrets_directory": Word(str, True), "run_windows": Word(list, True),
     "run_freezes": Word(list, True), "severities": Word(dict, True), "contacts": Word(list, True),
     "baseline": Word(dict, True), "thresholds": Word(dict, True), "data_retention_days": Word(dict),
-    "change_rules": Word(list),
+    "change_rules": Word(list), "run_lock_host": Word(str, relation="servers"), "rotation_days": Word(dict),
+    "schedules": Word(dict), "responsibilities": Word(dict), "growth_path": Word(list), "alert_levels": Word(dict),
+    "scaling_triggers": Word(dict),
+}
+# For the dictionaries of dictionaries: the keys that the innermost ones may have.
+LIMIT = {"warning", "critical", "worse", "over_seconds"}
+INNER_KEYS = {
+    "severities": {"description", "acknowledge_seconds", "example"},
+    "alert_levels": {"respond_seconds", "escalation", "example"},
+    "scaling_triggers": LIMIT,
 }
 GROUPS: dict[str, dict[str, Word]] = {
     "services": {
@@ -65,7 +74,8 @@ GROUPS: dict[str, dict[str, Word]] = {
         "database_owner": Word(str, True), "database_extensions": Word(list, True), "database_sslmode": Word(str, True),
         "database_application": LOGIN, "database_monitor": LOGIN, "database_admin": LOGIN,
         "server": Word(str, True, relation="servers"), "consumers": Word(list, True, relation="services"),
-        "backup_store": Word(str, True, relation="stores"), "scratch_server": Word(str, relation="servers"),
+        "backup_store": Word(str, True, relation="stores"), "backup_store_on_own_server": Word(bool),
+        "scratch_server": Word(str, relation="servers"),
         "backup_policy": Word(dict, True, ("schedule", "retention_days", "encryption", "maximum_age_seconds")),
         "recovery_point_objective_seconds": SECONDS, "recovery_time_objective_seconds": SECONDS,
         "database_newest_row_query": Word(str, True), "database_application_check": Word(str, True),
@@ -149,6 +159,7 @@ class Inventory:
             for host, own in self.groups.get(group, {}).items():
                 yield from self._host_problems(group, host, {**self.shared[group], **own}, words, role_options)
         yield from self._consumer_problems()
+        yield from self._store_problems()
 
     def _host_problems(
         self, group: str, host: str, variables: dict[str, Any], words: dict[str, Word], role_options: set[str]
@@ -163,6 +174,9 @@ class Inventory:
                 yield f"{host}: {name} is missing."
         if "health_checks" in words and variables.get("health_checks") == []:
             yield f"{host}: health_checks is empty, so nothing would ever be measured."
+        address = {"endpoint_host", "endpoint_port"}
+        if group == "endpoints" and "endpoint_url" not in variables and not address <= variables.keys():
+            yield f"{host}: neither endpoint_url nor endpoint_host and endpoint_port say what is measured."
         scratch = variables.get("scratch_server")
         if scratch in self.groups.get("servers", {}) and "postgresql_port" not in self.groups["servers"][scratch]:
             yield f"{host}: scratch_server is {scratch}, which has no postgresql_port and so no PostgreSQL for drills."
@@ -219,6 +233,35 @@ class Inventory:
             about = self.groups.get("databases", {}).get(database)
             if about is not None and service not in (about.get("consumers") or []):
                 yield f"{database}: consumers lacks {service}, which a restore then would not stop."
+        caches = self.groups.get("caches", {})
+        for service, own in self.groups.get("services", {}).items():
+            named = own.get("service_caches") or []
+            for cache, about in caches.items():
+                if (cache in named) != (service in (about.get("consumers") or [])):
+                    here, there = (service, cache) if cache in named else (cache, service)
+                    yield f"{there}: says nothing of {here}, which names it (service_caches and consumers)."
+
+    def _store_problems(self) -> Iterator[str]:
+        for database, own in self.groups.get("databases", {}).items():
+            variables = {**self.shared["databases"], **own}
+            store = self.groups.get("stores", {}).get(variables.get("backup_store"), {})
+            if "server" in store and store["server"] == variables.get("server") and (
+                variables.get("backup_store_on_own_server") is not True
+            ):
+                yield (
+                    f"{database}: backup_store is {variables['backup_store']} on {store['server']}, the database's own "
+                    "server: a backup there dies with it. Say backup_store_on_own_server: true if that is meant."
+                )
+
+    def _limit_problems(self) -> Iterator[str]:
+        shared = self.shared["all"]
+        nested = [(f"thresholds.{area}", limits, LIMIT) for area, limits in (shared.get("thresholds") or {}).items()]
+        nested += [(name, shared.get(name) or {}, keys) for name, keys in INNER_KEYS.items()]
+        for name, entries, keys in nested:
+            for entry, content in entries.items():
+                unknown = set(content) - keys if isinstance(content, dict) else {content}
+                for key in sorted(map(str, unknown)):
+                    yield f"all: {name}.{entry} has the unknown key {key}; there are {', '.join(sorted(keys))}."
 
 
 def _is_template(value: Any) -> bool:

@@ -34,6 +34,28 @@ def test_the_platforms_are_as_large_as_their_documents_say() -> None:
     assert (list(dbis.groups["services"]), list(dbis.groups["databases"])) == (["app"], ["dbis-db"])
 
 
+def test_what_the_documents_state_is_there() -> None:
+    """B8, B19, B45, B51, B56, B57, B70, D26."""
+    bakery = inventory_schema.Inventory(ROOT / "inventories" / "bakery_ia").shared
+    dbis = inventory_schema.Inventory(ROOT / "inventories" / "dbis_core").shared
+    day, hour, minute = 86400, 3600, 60
+    everywhere = bakery["all"]
+    assert {level: one["acknowledge_seconds"] for level, one in everywhere["severities"].items()} == {
+        "P0": 0, "P1": 15 * minute, "P2": hour, "P3": 4 * hour
+    }
+    assert [one["respond_seconds"] for one in everywhere["alert_levels"].values()] == [0, 30 * minute, None]
+    assert everywhere["scaling_triggers"]["cpu_percent"] == {"warning": 75, "over_seconds": hour}
+    assert [step["tenants"] for step in everywhere["growth_path"]] == [10, 20, 30, 50, 75, 100, 200]
+    assert everywhere["rotation_days"]["passwords"] == 90
+    assert everywhere["data_retention_days"] == {
+        "application_logs": {"highest": 30}, "database_audit_logs": {"lowest": 90}, "security_logs": {"lowest": 365},
+        "backups": {"lowest": bakery["databases"]["backup_policy"]["retention_days"]},
+    }
+    assert bakery["databases"]["recovery_point_objective_seconds"] == day
+    assert bakery["databases"]["recovery_time_objective_seconds"] == 4 * hour
+    assert dbis["all"]["data_retention_days"]["audit_logs"] == {"lowest": 7 * 365, "highest": 10 * 365}
+
+
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """A root with a copy of one inventory and of what the roles declare."""
@@ -134,6 +156,37 @@ FAULTS = {
     "a scratch server without PostgreSQL": (
         DATABASES, _with(scratch_server="bakery-vps"), "auth-db: scratch_server is bakery-vps, which has no",
     ),
+    "a backup on the database's own server (B38 ⚠)": (
+        DATABASES, _with(backup_store="local-store"),
+        "auth-db: backup_store is local-store on bakery-vps, the database's own server",
+    ),
+    "an endpoint that says nothing": (
+        HOSTS, lambda tree: tree["all"]["children"]["endpoints"]["hosts"]["grafana"].clear(),
+        "grafana: neither endpoint_url nor endpoint_host and endpoint_port",
+    ),
+    "an endpoint with half an address": (
+        HOSTS, lambda tree: tree["all"]["children"]["endpoints"]["hosts"].update(mail={"endpoint_host": "mail"}),
+        "mail: neither endpoint_url nor endpoint_host and endpoint_port",
+    ),
+    "a cache that does not name its consumer": (
+        HOSTS, lambda tree: tree["all"]["children"]["caches"]["hosts"]["redis"]["consumers"].remove("gateway"),
+        "redis: says nothing of gateway",
+    ),
+    "a service that does not name its cache": (
+        HOSTS, _host("services", "gateway", service_caches=[]), "gateway: says nothing of redis",
+    ),
+    "a misspelt threshold": (
+        "group_vars/all/thresholds.yml", lambda tree: tree["thresholds"]["servers"]["cpu_percent"].update(waring=1),
+        "all: thresholds.servers.cpu_percent has the unknown key waring",
+    ),
+    "a misspelt severity": (
+        "group_vars/all/thresholds.yml", lambda tree: tree["severities"]["P1"].update(acknowledge_minutes=15),
+        "all: severities.P1 has the unknown key acknowledge_minutes",
+    ),
+    "a lock host that does not exist": (
+        "group_vars/all/main.yml", _with(run_lock_host="bastion"),
+        "all: run_lock_host names bastion, which is no host in the group servers.",
+    ),
     "a store on a server that does not exist": (
         HOSTS, _host("stores", "local-store", server="attic"),
         "local-store: server names attic, which is no host in the group servers.",
@@ -176,6 +229,12 @@ def test_the_copy_is_found_right_before_it_is_changed(copy: Path) -> None:
 def test_a_folder_that_would_win_over_the_lab_is_found(copy: Path) -> None:
     (copy / "inventories" / "bakery_ia" / "host_vars").mkdir()
     assert [one for one in inventory_schema.findings(copy) if "host_vars would win over an overlay" in one]
+
+
+def test_a_backup_on_its_own_server_can_be_meant(copy: Path) -> None:
+    """B38 ⚠."""
+    _change(copy, DATABASES, _with(backup_store="local-store", backup_store_on_own_server=True))
+    assert inventory_schema.findings(copy) == []
 
 
 @pytest.mark.parametrize("address", [
