@@ -155,6 +155,7 @@ class Inventory:
                 yield f"all: {name} is missing."
         yield from self._contact_problems()
         yield from self._calendar_problems()
+        yield from self._limit_problems()
         for group, words in GROUPS.items():
             for host, own in self.groups.get(group, {}).items():
                 yield from self._host_problems(group, host, {**self.shared[group], **own}, words, role_options)
