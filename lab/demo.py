@@ -35,6 +35,7 @@ from lab.state import Lab
 
 SYSTEM = "bakery_ia"
 NAME = "demo"
+INVENTORY = ("-i", f"inventories/{SYSTEM}/hosts.yml", "-i", f".lab/{NAME}/overlay.yml")
 DATABASE = "orders-db"
 SERVICE = "orders-service"
 BYTES = "500MB"
@@ -130,7 +131,7 @@ class Demo:
         Raises:
             DemoError: it ended with another exit code than expected.
         """
-        shown = ".venv/bin/" + shlex.join(argv).replace(shlex.join(self.lab.inventory_arguments), "$LAB")
+        shown = ".venv/bin/" + shlex.join(argv).replace(shlex.join(INVENTORY), "$LAB")
         print(f"   {paint('$ ' + shown, '1')}", flush=True)
         program = [sys.executable, *argv[1:]] if argv[0] == "python" else [str(BIN / argv[0]), *argv[1:]]
         environment = {**os.environ, "ANSIBLE_FORCE_COLOR": "false", "ANSIBLE_NOCOLOR": "true", "PYTHONUNBUFFERED": "1",
@@ -150,8 +151,7 @@ class Demo:
 
     def playbook(self, name: str, *arguments: str, expect: tuple[int, ...] = (0,)) -> int:
         """Run a playbook of the collection against the lab."""
-        inventory = self.lab.inventory_arguments
-        return self.command("ansible-playbook", *inventory, f"sre.runbooks.{name}", *arguments, expect=expect)
+        return self.command("ansible-playbook", *INVENTORY, f"sre.runbooks.{name}", *arguments, expect=expect)
 
     def _show(self, child: subprocess.Popen[str]) -> str:
         """Print what the child says, without the chatter; returns its last line.
@@ -223,7 +223,7 @@ class Demo:
             self.command("python", "-m", "lab", "down", "--name", NAME)
         self.act("The platform is started")
         self.command("python", "-m", "lab", "up", SYSTEM, "--name", NAME)
-        print(f"\n   In the commands below, LAB=\"{shlex.join(self.lab.inventory_arguments)}\"", flush=True)
+        print(f"\n   In the commands below, LAB=\"{shlex.join(INVENTORY)}\"", flush=True)
 
         self.act(f"The orders get {BYTES} of data, so that a restore is worth measuring")
         self.command("python", "-m", "lab", "fill", "--name", NAME, "--bytes", BYTES)
