@@ -48,6 +48,10 @@ from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import Run
 Rows = list[dict[str, Any]]
 # The server says these in English unless its lc_messages says otherwise; then the check is unknown instead of critical.
 EXHAUSTED = ("too many clients", "remaining connection slots", "too many connections")
+# What a server says to a login that it does not take: no such role or database, a wrong password, no right to enter.
+REFUSED = ("FATAL:",)
+# The server is there and says that it cannot serve yet, or any more.
+NOT_SERVING = ("is starting up", "is shutting down", "in recovery mode", "not yet accepting connections")
 
 
 @dataclass(frozen=True)
@@ -142,13 +146,17 @@ def _open(login: Login, request: Request, deadline: Deadline) -> Any:
             raise ProbeError(
                 f"{login.host}:{login.port} gave no answer to {login.user} within {spoken(deadline.seconds)}."
             ) from error
-        raise ProbeError(error.message, _status_of_refusal(error, login, request, deadline)) from error
+        message = str(error) if isinstance(error.__cause__, ImportError) else error.message
+        raise ProbeError(message, _status_of_refusal(error, login, request, deadline)) from error
 
 
 def _status_of_refusal(error: RunbookError, login: Login, request: Request, deadline: Deadline) -> str:
-    if any(words in error.message for words in EXHAUSTED) or not request.check["measures"]:
+    """Critical only where a closed port, a full server, or a refusal of the application's own login is the proof."""
+    if any(words in error.message for words in EXHAUSTED + NOT_SERVING):
         return "critical"
-    if login.host.startswith("/"):
+    if not request.check["measures"] and any(words in error.message for words in REFUSED):
+        return "critical"
+    if isinstance(error.__cause__, ImportError) or login.host.startswith("/"):
         return "unknown"
     try:
         open_socket(login.host, login.port, deadline).close()

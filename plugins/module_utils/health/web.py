@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 import time
 from datetime import UTC, datetime
 from urllib.parse import SplitResult, quote, urlsplit
@@ -41,12 +42,21 @@ def _split(url: str) -> tuple[SplitResult, int]:
         parts = urlsplit(url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
     except ValueError as error:
-        raise ProbeError(f"The address {url!r} is not a URL: {error}.") from error
+        # Python's own sentence quotes what it could not read, which may be a part of a password.
+        raise ProbeError(f"The address of {_shown(url)} is not a URL.") from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ProbeError(f"The address {url!r} is no http or https URL.")
+        raise ProbeError(f"The address of {_shown(url)} is no http or https URL.")
     if parts.username or parts.password:
         raise ProbeError(f"The address of {parts.hostname}:{port} carries a login; give it as token instead.")
     return parts, port
+
+
+def _shown(url: str) -> str:
+    """Scheme and host of an address that cannot be used, without what may be a login, a path or a query."""
+    scheme, mark, rest = url.partition("://")
+    host = re.split(r"[/?#\\]", (rest if mark else url).rpartition("@")[2], maxsplit=1)[0]
+    known = mark and re.fullmatch(r"[A-Za-z][\w+.-]*", scheme)
+    return quoted(f"{scheme}://{host}" if known else host) or "nothing"
 
 
 def _headers(token: str | None) -> dict[str, str]:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -75,7 +76,7 @@ def connect(
     Args:
         login: where and as whom.
         purpose: what the session is for; stands behind the prefix in application_name.
-        timeout_s: seconds for the connection to come up (libpq rounds up to 2).
+        timeout_s: seconds for the connection to come up (libpq knows whole seconds from 2 on, so it is rounded up).
         autocommit: False opens a transaction with the first statement.
 
     Raises:
@@ -89,7 +90,7 @@ def connect(
     try:
         return psycopg.connect(
             host=login.host, port=login.port, user=login.user, password=login.password, dbname=login.database,
-            sslmode=login.sslmode, sslrootcert=login.sslrootcert, connect_timeout=max(2, round(timeout_s)),
+            sslmode=login.sslmode, sslrootcert=login.sslrootcert, connect_timeout=max(2, math.ceil(timeout_s)),
             application_name=f"{APPLICATION_NAME} {purpose}".strip(), options=LIFTED, autocommit=autocommit,
             row_factory=dict_row, prepare_threshold=None,
         )

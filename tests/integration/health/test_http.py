@@ -206,6 +206,18 @@ def test_login_inside_the_address_is_refused(serve, probe):
     assert "pw99" not in str(found)
 
 
+@pytest.mark.parametrize(("url", "shown"), [
+    ("http://u:s3cret@h:999999/", "http://h:999999"), ("http://u:s3cret@[::1/", "http://[::1"),
+    ("http://u:s3cret@h:port/health", "http://h:port"), ("ftp://u:s3cret@h/", "ftp://h"), ("u:s3cret@h", "h"),
+    ("http://u:s3cret/4@h:x/", "http://h:x"), ("http://h:x/?token=s3cret", "http://h:x"), ("s3cret@", "nothing"),
+])
+def test_address_that_cannot_be_used_is_named_without_its_login(probe, url, shown):
+    found = probe({"kind": "http", "url": url})
+    assert found["http"]["status"] == "unknown"
+    assert shown in found["http"]["message"]
+    assert "s3cret" not in str(found)
+
+
 def _silent(_connection: socket.socket, ending: threading.Event) -> None:
     ending.wait(60)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 from ansible_collections.sre.runbooks.plugins.module_utils.health.measures import MEASURES
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql import connection as connection_module
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login, connect, identifier
 from psycopg import sql
 
@@ -100,6 +102,21 @@ def test_wrong_password_of_the_monitor_says_nothing_about_the_database(monitor, 
     found = probe(measured(mistaken, "all"))
     assert found["monitor"]["status"] == "unknown"
     assert list(found) == ["monitor"]
+
+
+def test_missing_client_library_says_nothing_about_the_database(database, probe, monkeypatch):
+    monkeypatch.setattr(connection_module, "PSYCOPG_ERROR", ImportError("No module named 'psycopg'"))
+    found = probe({"kind": "postgresql", "name": "application", "login": login_of(database)})
+    assert found["application"]["status"] == "unknown"
+    assert "pip install" in found["application"]["message"]
+
+
+def test_server_that_takes_the_connection_and_never_answers_is_unknown(database, probe):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        login = login_of(database, port=silent.getsockname()[1])
+        found = probe({"kind": "postgresql", "name": "application", "login": login, "timeout_seconds": 2.4})
+    assert found["application"]["status"] == "unknown"
+    assert "No answer within" in found["application"]["message"] or "gave no answer" in found["application"]["message"]
 
 
 def test_server_that_is_gone_is_critical_for_both(monitor, probe, unused_port):

@@ -71,8 +71,14 @@ def test_evictions_are_a_rate(server_folder, probe, tmp_path, monkeypatch):
 
 
 def test_full_memory_that_refuses_writes_is_critical(server_folder, probe):
-    settings = {"maxmemory": "900kb", "maxmemory-policy": "noeviction"}
+    settings = {"maxmemory": "4mb", "maxmemory-policy": "noeviction"}
     with RedisServer(server_folder / "full", settings=settings) as server:
+        with (
+            redis.Redis(host=server.host, port=server.port, password=server.password) as client,
+            pytest.raises(redis.OutOfMemoryError),
+        ):
+            for number in range(1000):
+                client.set(f"loaf {number}", "x" * 20000)
         found = probe(cache(server, measures=["memory_percent"]))
     assert found["cache.memory_percent"]["status"] == "critical"
     assert "noeviction" in found["cache.memory_percent"]["message"]
