@@ -24,15 +24,19 @@ attributes:
     description: Nothing is changed, so there is nothing to show.
 options:
   targets:
-    description: What is probed, usually one entry for each inventory host.
+    description:
+      - What is probed, usually one entry for each inventory host.
+      - Give either this or O(hosts).
     type: list
     elements: dict
-    required: true
     suboptions:
       name:
         description: The target's name, usually the inventory host.
         type: str
         required: true
+      error:
+        description: Why the checks of this target cannot be known; it has no O(targets[].checks) then and is V(unknown).
+        type: str
       checks:
         description: The checks of this target; an inventory keeps them in C(health_checks).
         type: list
@@ -194,6 +198,13 @@ options:
             type: list
             elements: str
             default: []
+  hosts:
+    description:
+      - Inventory hosts in place of O(targets); the checks of each are its variable C(health_checks), worked out for each
+        host on its own. A host for which that fails, as with a missing file of a secret, is V(unknown) and the
+        others are measured.
+    type: list
+    elements: str
   timeout_seconds:
     description: Seconds that one check may take.
     type: float
@@ -356,7 +367,9 @@ LIMITS = (
 
 
 def main() -> None:
-    module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
+    # The action plugin has made targets of hosts.
+    module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True,
+                           mutually_exclusive=[("targets", "hosts")], required_one_of=[("targets", "hosts")])
     options = module.params
     wait = options["wait_for_second_sample"]
     nothing_lasts = not options["samples_file"] or bool(throwaway_place(os.environ))

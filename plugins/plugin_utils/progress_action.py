@@ -29,7 +29,7 @@ class ProgressAction(ActionBase):
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Execute the module and return its result unchanged."""
         result = super().run(tmp, task_vars)
-        arguments = dict(self._task.args)
+        arguments = self._arguments(task_vars or {})
         if self._connection.transport not in LOCAL_CONNECTIONS:
             result.update(self._execute_module(module_args=arguments, task_vars=task_vars))
             return result
@@ -47,6 +47,10 @@ class ProgressAction(ActionBase):
                 done.set()
                 follower.join()
         return result
+
+    def _arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
+        """What the module is called with; a subclass may work something out first. The task's own stay as they are."""
+        return dict(self._task.args)
 
 
 def _follow(path: Path, done: threading.Event, host: str) -> None:

@@ -59,9 +59,9 @@ def argument_spec() -> dict[str, Any]:
         "targets": {
             "type": "list",
             "elements": "dict",
-            "required": True,
             "options": {
                 "name": {"type": "str", "required": True},
+                "error": {"type": "str"},
                 "checks": {
                     "type": "list",
                     "elements": "dict",
@@ -71,6 +71,7 @@ def argument_spec() -> dict[str, Any]:
                 },
             },
         },
+        "hosts": {"type": "list", "elements": "str"},
         "timeout_seconds": {"type": "float", "default": 5},
         "deadline_seconds": {"type": "float", "default": 60},
         "concurrency": {"type": "int", "default": 32},

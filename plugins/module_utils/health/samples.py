@@ -18,6 +18,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.health.measures impor
 from ansible_collections.sre.runbooks.plugins.module_utils.health.probe import Request
 from ansible_collections.sre.runbooks.plugins.module_utils.health.timestamps import spoken
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.run.files import write_whole
 
 APART_S = 10.0
 # A daily sweep still finds yesterday's sample; what is older says nothing about today.
@@ -94,23 +95,12 @@ class SampleFile:
             with (self._path.parent / f".{self._path.name}.lock").open("a") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 merged = {**self.load(), **samples}
-                _replace(self._path, {
+                write_whole(self._path, json.dumps({
                     label: {"at": sample.at, "identity": sample.identity, "counters": sample.counters}
                     for label, sample in merged.items()
-                })
+                }))
         except OSError as error:
             raise _unusable(self._path, error) from error
-
-
-def _replace(path: Path, content: Any) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            json.dump(content, stream)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
 
 
 def _unusable(path: Path, error: OSError) -> RunbookError:

@@ -79,10 +79,10 @@ class Body:
     data: Any = None
 
 
-def quoted(text: Any) -> str:
+def quoted(text: Any, most: int = QUOTED) -> str:
     """Somebody else's text, short and without control characters, so that it cannot disturb a terminal."""
-    plain = " ".join("".join(sign if sign.isprintable() else " " for sign in str(text)[: 4 * QUOTED]).split())
-    return plain if len(plain) <= QUOTED else plain[: QUOTED - 1] + "…"
+    plain = " ".join("".join(sign if sign.isprintable() else " " for sign in str(text)[: 4 * most]).split())
+    return plain if len(plain) <= most else plain[: most - 1] + "…"
 
 
 def status_of_word(word: Any) -> str:

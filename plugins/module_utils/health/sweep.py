@@ -26,6 +26,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.health.samples import
     SampleFile,
     rate_check,
 )
+from ansible_collections.sre.runbooks.plugins.module_utils.health.shapes import quoted
 from ansible_collections.sre.runbooks.plugins.module_utils.health.timestamps import spoken
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
@@ -87,7 +88,9 @@ def requests_from(targets: Sequence[Mapping[str, Any]], limits: Limits) -> list[
 def unchecked(targets: Sequence[Mapping[str, Any]]) -> list[Check]:
     """A check that is unknown for each target that has none: what nobody looks at is not known to be well."""
     return [
-        Check("health_checks", target["name"], "none", "unknown", "The inventory has no health check for it.")
+        Check("health_checks", target["name"], "none", "unknown",
+              f"Its health checks cannot be read: {quoted(target['error'], 300)}" if target.get("error") else
+              "The inventory has no health check for it.")
         for target in targets if not target["checks"]
     ]
 
