@@ -45,7 +45,11 @@ HEARTBEAT_S = 4.0
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 BIN = Path(sys.executable).parent
 # What Ansible prints around our own lines.
-CHATTER = re.compile(r"(ok|changed|skipping): \[|included: |PLAY (RECAP|\[)|\S+ +: ok=\d|\s*$")
+CHATTER = re.compile(
+    r"(ok|changed|skipping): \[|included: |PLAY (RECAP|\[)|\S+ +: ok=\d|\s*$"
+    # Where in which file a task failed, and its result as JSON: the error above them has said it in words.
+    r"|Origin: |\d+ (---|- name: |  )| +\^ column \d|fatal: \["
+)
 HEADING = re.compile(r"(?:TASK|RUNNING HANDLER) \[(?:\S+ : )?(.*)\] \**$")
 
 
