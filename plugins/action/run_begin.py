@@ -15,8 +15,11 @@ from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import Run
 from ansible_collections.sre.runbooks.plugins.module_utils.run.folder import open_run, throwaway_place
 from ansible_collections.sre.runbooks.plugins.module_utils.run.lock import identify
 from ansible_collections.sre.runbooks.plugins.module_utils.run.outcome import REFUSED
-from ansible_collections.sre.runbooks.plugins.module_utils.run.records import record
+from ansible_collections.sre.runbooks.plugins.module_utils.run.records import read_records, record
 from ansible_collections.sre.runbooks.plugins.plugin_utils.window_action import WindowAction
+
+# Where a lock is kept in the home of this very job.
+CONTROLLER = ("localhost", "127.0.0.1", "::1")
 
 
 class ActionModule(WindowAction):
@@ -72,13 +75,22 @@ class ActionModule(WindowAction):
                 raise
             record(folder, host, "message", {"text": error.message})
 
-    def _place(self, _runbook: str, variables: dict[str, Any], _folder: Path) -> None:
+    def _place(self, _runbook: str, variables: dict[str, Any], folder: Path) -> None:
         reason = throwaway_place(os.environ)
-        if reason and not self.value(variables, "run_directory"):
-            place = self.directory(variables)
-            resume = self.again(variables, run_directory="<folder that lasts>")
+        if not reason:
+            return
+        missing = [] if self.value(variables, "run_directory") else ["run_directory"]
+        elsewhere = str(self.value(variables, "run_lock_host") or "localhost") not in CONTROLLER
+        run = next(entry["data"] for entry in read_records(folder) if entry.get("kind") == "run")
+        if run.get("changes") and not elsewhere and not self.value(variables, "run_lock_directory"):
+            missing.append("run_lock_directory")
+        if missing:
+            what = "records and its target's lock" if len(missing) > 1 else "records"
+            what = "target's lock" if missing == ["run_lock_directory"] else what
+            resume = self.again(variables, **dict.fromkeys(missing, "<folder>"))
             raise RunbookError(
-                f"The run's records in {place} may be gone after this job: {reason}.", f"Run: {resume}", resume=resume
+                f"The run's {what} may be gone after this job: {reason}.",
+                f"Give a folder that lasts: {resume}", resume=resume,
             )
 
     def _time(self, runbook: str, variables: dict[str, Any], folder: Path) -> None:

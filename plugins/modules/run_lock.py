@@ -12,8 +12,8 @@ author:
   - sre.runbooks contributors (@sre-runbooks)
 description:
   - Keeps one JSON file per target on the host where it runs. This should not be the target, which may be down.
-  - A holder whose process is gone from this same machine is taken over. One on another machine is taken over after
-    its expiry, or with its run's id in O(take_over).
+  - A holder whose process is gone from this machine, or from the controller, is taken over. One on another controller
+    is taken over after its expiry, or with its run's id in O(take_over).
   - A lock is released only by the run that holds it. What is still quiesced then stays remembered for the next holder.
 options:
   state:
@@ -59,11 +59,19 @@ options:
         description: The set of process ids that O(holder.pid) belongs to.
         type: str
   seconds:
-    description: After how many seconds a holder on another machine may be taken over.
+    description:
+      - After how many seconds a holder on another controller may be taken over, counted from its last call.
+      - It must be longer than the longest step between two calls. A restore may take a day.
     type: int
-    default: 14400
+    default: 90000
   take_over:
     description: The id of the run whose lock is taken over on purpose.
+    type: str
+    default: ""
+  gone:
+    description:
+      - The id of the run whose process is no longer there, as the controller knows it.
+      - Given by the action plugin of the same name when the earlier holder was on the same controller.
     type: str
     default: ""
   quiesced:
@@ -153,8 +161,9 @@ SPEC = {
             "namespace": {"type": "str"},
         },
     },
-    "seconds": {"type": "int", "default": 14400},
+    "seconds": {"type": "int", "default": 90000},
     "take_over": {"type": "str", "default": ""},
+    "gone": {"type": "str", "default": ""},
     "quiesced": {"type": "list", "elements": "dict", "default": []},
     "released": {"type": "list", "elements": "str", "default": []},
 }
@@ -166,7 +175,7 @@ def wanted(module: AnsibleModule, current: Lock | None) -> tuple[Lock | None, st
     if given["state"] == "present":
         held, reason = acquire(
             current, given["target"], given["holder"], moment=datetime.now(UTC), seconds=given["seconds"],
-            here=machine(), take_over=given["take_over"],
+            here=machine(), take_over=given["take_over"], gone=given["gone"],
         )
         return remember(held, given["quiesced"], given["released"]), reason
     if current is None or current.run != given["holder"]["run"]:

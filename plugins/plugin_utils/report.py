@@ -6,11 +6,10 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 from pathlib import Path
 
+from ansible_collections.sre.runbooks.plugins.module_utils.run.files import write_whole
 from ansible_collections.sre.runbooks.plugins.module_utils.run.records import (
-    PRIVATE_FILE,
     RECORDS_FILE,
     read_lines,
     read_records,
@@ -22,24 +21,15 @@ from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 TEMPLATES = Path(__file__).resolve().parents[2] / "roles" / "run" / "templates"
 
 
-def write_private(path: Path, text: str) -> None:
-    """Put a file in place whole, readable by its owner alone."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE_FILE)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        stream.write(text)
-    temporary.replace(path)
-
-
 def write_report(folder: Path) -> Path:
     """Make both reports from the records of all hosts so far; returns the page's place."""
     with (folder / RECORDS_FILE).open("rb") as guard:
         fcntl.flock(guard, fcntl.LOCK_EX)
         report = build(read_records(folder), read_lines(folder / "tasks.jsonl"))
-        write_private(folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False, default=str) + "\n")
+        write_whole(folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False, default=str) + "\n")
         environment = Environment(
             loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=ChainableUndefined, trim_blocks=True,
             lstrip_blocks=True,
         )
-        write_private(folder / "report.html", environment.get_template("report.html.j2").render(page(report)))
+        write_whole(folder / "report.html", environment.get_template("report.html.j2").render(page(report)))
     return folder / "report.html"

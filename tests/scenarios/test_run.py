@@ -8,6 +8,7 @@ import pty
 import re
 import select
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -90,6 +91,9 @@ class Operator:
 
     def report(self) -> dict[str, Any]:
         return json.loads((self.runs()[-1] / "report.json").read_text())
+
+    def lock_file(self, target: str) -> Path:
+        return self.state / "sre.runbooks" / "locks" / f"{target}.json"
 
     def locks(self) -> dict[str, dict[str, Any]]:
         folder = self.state / "sre.runbooks" / "locks"
@@ -200,6 +204,15 @@ def test_every_end_has_an_outcome_an_exit_code_and_a_report(
     assert operator.locks() == {}
 
 
+def test_a_lock_that_cannot_be_released_makes_a_success_unknown(operator: Operator) -> None:
+    ended = operator.run(target="orders-db", mode="lock_lost", lock_file=str(operator.lock_file("orders-db")))
+    assert ended.returncode == 2
+    (target,) = operator.report()["targets"]
+    assert target["outcome"] == "unknown"
+    assert target["message"].startswith("done was reached, then this failed: The lock ")
+    assert target["failure"]["task"] == "Release the target's lock"
+
+
 def test_a_missing_secret_file_is_named_in_the_report(operator: Operator) -> None:
     """What failed was a template, so writing it down must template nothing."""
     ended = operator.run(target="orders-db", mode="missing_secret", secret_file=str(operator.state / "gone"))
@@ -271,6 +284,53 @@ def test_after_kill_9_the_next_run_takes_over_with_what_was_stopped(operator: Op
     left = operator.locks()["orders-db"]
     assert (left["run"], left["process"], [entry["target"] for entry in left["quiesced"]]) == ("", None, ["orders"])
     assert operator.run(target="orders-db").returncode == 0
+
+
+def test_the_report_of_a_killed_run_is_written_by_the_one_that_takes_over(operator: Operator) -> None:
+    first = operator.start(target="orders-db", mode="wait", go_on=str(operator.state / "go-on"))
+    until(lambda: operator.locks().get("orders-db", {}).get("quiesced"), "the first holds the lock")
+    (killed,) = operator.runs()
+    first.send_signal(signal.SIGKILL)
+    first.wait(LONGEST_S)
+    assert not (killed / "report.html").exists()
+    ended = operator.run(target="orders-db")
+    (operator.state / "go-on").touch()
+    assert ended.returncode == 0, ended.stdout
+    (target,) = json.loads((killed / "report.json").read_text())["targets"]
+    assert (target["outcome"], target["ended"]) == ("unknown", True)
+    (taker,) = (folder.name for folder in operator.runs() if folder != killed)
+    assert f"The run {taker} took over" in target["message"]
+    assert f"its process {first.pid} is gone" in target["message"]
+    assert "-e target=orders-db" in target["resume"]
+    assert "took over" in (killed / "report.html").read_text()
+
+
+UNSHARE = ("unshare", "--pid", "--fork", "--mount-proc")
+
+
+@pytest.mark.skipif(os.getuid() != 0 or not shutil.which("unshare"), reason="only root can make a set of process ids")
+def test_a_lock_host_learns_from_the_controller_whether_the_holder_lives(operator: Operator) -> None:
+    """The lock host sees other processes than the controller, as another machine would."""
+    operator.state.joinpath("python").write_text(f'#!/bin/sh\nexec {" ".join(UNSHARE)} {sys.executable} "$@"\n')
+    operator.state.joinpath("python").chmod(0o755)
+    operator.state.joinpath("lock_host.yml").write_text(json.dumps({"all": {"hosts": {"bastion": {
+        "ansible_connection": "local", "ansible_python_interpreter": str(operator.state / "python")}}}}))
+    there = {"target": "orders-db", "run_lock_host": "bastion", "run_lock_seconds": 1}
+    inventory = ("-i", str(operator.state / "lock_host.yml"))
+    first = operator.start(*inventory, **there, mode="wait", go_on=str(operator.state / "go-on"))
+    until(lambda: operator.locks().get("orders-db", {}).get("quiesced"), "the first holds the lock")
+    dead = operator.locks()["orders-db"]["run"]
+    expiry = operator.locks()["orders-db"]["until"]
+    until(lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()) > expiry, "the lock expired")
+    refused = operator.run(*inventory, **there)
+    assert refused.returncode == 2
+    assert f"orders-db is locked by the run {dead}" in error(refused.stdout)
+    first.send_signal(signal.SIGKILL)
+    first.wait(LONGEST_S)
+    ended = operator.run(*inventory, **there)
+    (operator.state / "go-on").touch()
+    assert ended.returncode == 0, ended.stdout
+    assert any(f"its process {first.pid} is gone" in entry["data"]["text"] for entry in operator.records("message"))
 
 
 def test_the_command_that_goes_on_can_be_run_as_it_is_shown(operator: Operator) -> None:
@@ -346,18 +406,22 @@ def test_a_window_that_closes_before_the_first_stop_undoes_what_was_prepared(ope
 def test_a_job_in_a_container_says_where_its_records_are_to_be_kept(operator: Operator) -> None:
     elsewhere = {**operator.environment, "XDG_STATE_HOME": "", "HOME": str(operator.state)}
     elsewhere["AWX_PRIVATE_DATA_DIR"] = "/runner"
-    refused, kept = (
+    lasting = {"run_directory": str(operator.state / "lasting")}
+    nowhere, half, kept = (
         subprocess.run(
             operator.command(target="orders-db", **place), cwd=REPOSITORY, env=elsewhere, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LONGEST_S, check=False,
         )
-        for place in ({}, {"run_directory": str(operator.state / "lasting")})
+        for place in ({}, lasting, {**lasting, "run_lock_directory": str(operator.state / "locks")})
     )
-    assert refused.returncode == 2
-    assert "may be gone after this job" in error(refused.stdout)
-    assert "run_directory=<folder that lasts>" in error(refused.stdout)
+    assert nowhere.returncode == 2
+    assert "The run's records and its target's lock may be gone after this job" in error(nowhere.stdout)
+    assert "-e run_directory=<folder> -e run_lock_directory=<folder>" in error(nowhere.stdout)
+    assert half.returncode == 2
+    assert "The run's target's lock may be gone after this job" in error(half.stdout)
+    assert error(half.stdout).endswith("-e run_lock_directory=<folder>")
     assert kept.returncode == 0, kept.stdout
-    assert len(list((operator.state / "lasting").glob("2*/report.html"))) == 1
+    assert len(list((operator.state / "lasting").glob("2*/report.html"))) == 2
 
 
 def test_an_override_of_the_window_goes_on_and_is_written_down(operator: Operator) -> None:

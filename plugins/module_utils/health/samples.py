@@ -6,12 +6,9 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ansible_collections.sre.runbooks.plugins.module_utils.health.check import Check, judged
 from ansible_collections.sre.runbooks.plugins.module_utils.health.measures import MEASURES, threshold_for

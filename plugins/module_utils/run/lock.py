@@ -10,6 +10,8 @@ import getpass
 import json
 import os
 import socket
+import stat
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -18,6 +20,9 @@ from typing import Any
 from urllib.parse import quote
 
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.run.files import PRIVATE, write_whole
+
+SHARED = 0o660
 
 
 def started_at_tick(pid: int, proc: Path = Path("/proc")) -> int | None:
@@ -55,6 +60,11 @@ def alive(holder: Mapping[str, Any], here: Mapping[str, str], proc: Path = Path(
         return None
     tick = started_at_tick(int(holder["pid"]), proc)
     return tick is not None and tick == holder.get("process_started")
+
+
+def same_place(holder: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two holders are processes of one controller since its last start."""
+    return all(other.get(key) and holder.get(key) == other.get(key) for key in ("host", "boot_id", "namespace"))
 
 
 @dataclass(frozen=True)
@@ -103,6 +113,7 @@ def acquire(
     seconds: int,
     here: Mapping[str, str],
     take_over: str = "",
+    gone: str = "",
     proc: Path = Path("/proc"),
 ) -> tuple[Lock, str]:
     """The lock for this holder, and how the earlier one lost it (empty when there was none).
@@ -117,6 +128,7 @@ def acquire(
         seconds: how long a holder that cannot be looked at is believed to live.
         here: this machine (`machine`).
         take_over: the id of the run whose lock is taken on purpose.
+        gone: the id of the run whose process the new holder's controller, which it shares, no longer has.
         proc: where the processes of this machine are described.
 
     Raises:
@@ -130,6 +142,9 @@ def acquire(
     if current.run == holder["run"]:
         return replace(new, since=current.since), ""
     lives = alive(current.holder, here, proc)
+    if lives is None and same_place(current.holder, holder):
+        # Both are processes of one controller that is not this machine: it has looked, or is going to.
+        lives = gone != current.run
     if lives is False:
         return new, f"its process {current.holder['pid']} is gone"
     if take_over and take_over == current.run:
@@ -157,8 +172,10 @@ def remember(lock: Lock, stopped: Sequence[Mapping[str, Any]], released: Sequenc
 class LockFile:
     """The file of one target's lock, changed by one process at a time.
 
+    A folder that its group may write is shared: then so are the files in it.
+
     Args:
-        directory: where the locks are kept; made when missing.
+        directory: where the locks are kept; made for this user alone when missing.
         target: what is locked; any text.
     """
 
@@ -171,17 +188,42 @@ class LockFile:
         """Keep all others out of this directory's locks meanwhile."""
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(self.directory / ".guard", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = self._open_guard()
         except OSError as error:
-            raise RunbookError(
-                f"The locks' folder {self.directory} cannot be written: {error.strerror}.",
-                "Give another with -e run_lock_directory=<folder>, the same for everybody.",
-            ) from error
+            raise self._unusable(error) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
             os.close(descriptor)
+
+    def _open_guard(self) -> int:
+        place = self.directory / ".guard"
+        with contextlib.suppress(FileNotFoundError):
+            return os.open(place, os.O_RDWR | os.O_CLOEXEC)
+        with contextlib.suppress(FileExistsError):
+            mode, owner = self._sharing()
+            # The umask must not narrow it: between two users it would lock one of them out for good.
+            descriptor, temporary = tempfile.mkstemp(dir=self.directory, prefix=".guard.")
+            try:
+                os.fchown(descriptor, *owner)
+                os.fchmod(descriptor, mode)
+                os.link(temporary, place)
+            finally:
+                os.close(descriptor)
+                os.unlink(temporary)
+        return os.open(place, os.O_RDWR | os.O_CLOEXEC)
+
+    def _sharing(self) -> tuple[int, tuple[int, int]]:
+        """Permissions, user and group of this folder's files."""
+        folder = self.directory.stat()
+        return (SHARED, (-1, folder.st_gid)) if folder.st_mode & stat.S_IWGRP else (PRIVATE, (-1, -1))
+
+    def _unusable(self, error: OSError) -> RunbookError:
+        return RunbookError(
+            f"The locks' folder {self.directory} cannot be written: {error.strerror}.",
+            "Give another with -e run_lock_directory=<folder>, which is shared as docs/run.md says.",
+        )
 
     def read(self) -> Lock | None:
         """The lock as it stands; None when there is none.
@@ -200,14 +242,15 @@ class LockFile:
             ) from error
 
     def write(self, lock: Lock | None) -> None:
-        """Put the lock in place whole, or take it away when it is None."""
-        if lock is None:
-            self.path.unlink(missing_ok=True)
-            return
-        temporary = self.path.with_suffix(".new")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            json.dump(lock.as_dict(), stream, ensure_ascii=False, indent=1)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(self.path)
+        """Put the lock in place whole, or take it away when it is None.
+
+        Raises:
+            RunbookError: the folder cannot be written.
+        """
+        try:
+            if lock is None:
+                self.path.unlink(missing_ok=True)
+                return
+            write_whole(self.path, json.dumps(lock.as_dict(), ensure_ascii=False, indent=1), *self._sharing())
+        except OSError as error:
+            raise self._unusable(error) from error

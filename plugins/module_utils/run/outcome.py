@@ -67,7 +67,8 @@ def decide(records: Sequence[Record], resume: str = "") -> Outcome:
             case "outcome":
                 recorded, failure = from_data(data), ""
             case "failure":
-                failure = str(data.get("message") or "A task failed.")
+                # The first is the cause; a lock that then cannot be released is not.
+                failure = failure or str(data.get("message") or "A task failed.")
             case "phase":
                 phases[str(data.get("name"))] = str(data.get("state"))
             case "step":

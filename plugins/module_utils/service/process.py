@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.run.files import write_whole
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
 
 NEEDED = ("pid_file", "command")
@@ -190,11 +191,9 @@ class ProcessService:
                 f"The service {self.name} did not come back: {error.strerror}: {error.filename}.",
                 f"Start it in {record['directory']}: {' '.join(record['command'])}", service=self.name,
             ) from error
-        new = self.pid_file.with_name(f".{self.pid_file.name}.new")
-        new.write_text(f"{child.pid}\n", encoding="utf-8")
-        if other:
-            os.chown(new, record["uid"], record["gid"])
-        new.rename(self.pid_file)
+        write_whole(
+            self.pid_file, f"{child.pid}\n", 0o644, (record["uid"], record["gid"]) if other else None
+        )
         return child
 
     def _gone(self, handle: int, timeout_s: float) -> bool:

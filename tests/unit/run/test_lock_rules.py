@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
+import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,25 @@ def test_a_holder_elsewhere_is_taken_over_only_after_expiry(elsewhere: dict[str,
     assert take(lock, holder("second-run"), moment=NOW + timedelta(seconds=3600))[0].run == "second-run"
 
 
+LOCK_HOST = {"host": "bastion", "boot_id": "b", "namespace": "pid:[1]"}
+
+
+@pytest.mark.parametrize(("gone", "later", "taken"), [("", 0, False), ("first-run", 0, True), ("", 9999, False),
+                                                      ("another-run", 9999, False)])
+def test_a_lock_host_believes_the_controller_that_both_runs_share(gone: str, later: int, taken: bool) -> None:
+    """There the process cannot be looked at: without word that it is gone it lives, also past its expiry."""
+    lock, by, moment = held(holder("first-run")), holder("second-run"), NOW + timedelta(seconds=later)
+
+    def ask() -> Lock:
+        return acquire(lock, "orders-db", by, moment=moment, seconds=3600, here=LOCK_HOST, gone=gone)[0]
+
+    if taken:
+        assert (ask().run, ask().quiesced) == ("second-run", STOPPED)
+    else:
+        with pytest.raises(RunbookError):
+            ask()
+
+
 def test_a_living_holder_on_this_machine_is_not_taken_over_by_its_expiry() -> None:
     with pytest.raises(RunbookError):
         take(held(holder("first-run")), holder("second-run"), moment=NOW + timedelta(days=2))
@@ -120,6 +141,42 @@ def test_any_target_has_a_file_of_its_own_below_the_folder(tmp_path: Path, targe
     with file.guard():
         file.write(None)
     assert file.read() is None
+
+
+def _as(uid: int, group: int, directory: str, run: str, outcome: Any) -> None:
+    os.setgroups([group])
+    os.setgid(uid)
+    os.setuid(uid)
+    os.umask(0o077)
+    file = LockFile(Path(directory), "orders-db")
+    try:
+        with file.guard():
+            held_by = file.read()
+            file.write(held(holder(run)))
+        outcome.put((held_by.run if held_by else "", oct(file.path.stat().st_mode & 0o777), file.path.stat().st_gid))
+    except RunbookError as error:
+        outcome.put(str(error))
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be two users")
+@pytest.mark.parametrize("mode", [0o2770, 0o770])
+def test_two_people_of_one_group_share_a_folder_of_locks(mode: int) -> None:
+    """Whatever their umask; the folder's own group says who they are."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as parent:
+        os.chmod(parent, 0o755)  # noqa: S103
+        directory = Path(parent) / "locks"
+        directory.mkdir()
+        os.chown(directory, 0, 4242)
+        directory.chmod(mode)
+        seen = []
+        for uid, run in ((65101, "first-run"), (65102, "second-run"), (65101, "third-run")):
+            answers: Any = multiprocessing.Queue()
+            person = multiprocessing.Process(target=_as, args=(uid, 4242, str(directory), run, answers))
+            person.start()
+            seen.append(answers.get(timeout=30))
+            person.join()
+        assert seen == [("", "0o660", 4242), ("first-run", "0o660", 4242), ("second-run", "0o660", 4242)]
+        assert not [path for path in directory.iterdir() if path.name not in (".guard", "orders-db.json")]
 
 
 def test_a_lock_that_cannot_be_read_is_held_by_somebody(tmp_path: Path) -> None:

@@ -56,6 +56,11 @@ def test_a_failure_says_why_and_how_to_go_on() -> None:
     assert (decided.message, decided.resume) == ("It broke.", "again")
 
 
+def test_of_several_failures_the_first_is_the_cause() -> None:
+    later = ("failure", {"task": "Release the target's lock", "message": "The lock cannot be read."})
+    assert decide([{"kind": kind, "data": data} for kind, data in (APPLY, FAILURE, later)]).message == "It broke."
+
+
 @pytest.mark.parametrize(
     ("several", "expected"),
     [
