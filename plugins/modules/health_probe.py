@@ -66,7 +66,8 @@ options:
             suboptions:
               measure:
                 description:
-                  - For V(http) V(response_seconds), or any field of the JSON body as a JMESPath expression.
+                  - For V(http) V(response_seconds), or any field of the JSON body as a JMESPath expression, or with
+                    the shape V(metrics) the name of a metric, whose series are added up.
                   - For V(tls) V(certificate_days).
                   - For V(postgresql) and V(redis) one of O(targets[].checks[].measures).
                 type: str
@@ -86,6 +87,17 @@ options:
               unit:
                 description: What a field of a body counts, for the messages.
                 type: str
+              per_seconds:
+                description:
+                  - For metrics, look at how much a counter grew between two samples, scaled to this window in seconds.
+                  - A kept sample that is older than twice the window is not used.
+                type: float
+              of:
+                description: For metrics, another counter; the value is then the growth in percent of this one's.
+                type: str
+              quantile:
+                description: For metrics, which quantile of what a histogram saw between two samples, such as 0.95.
+                type: float
           url:
             description: For V(http), the address that is asked.
             type: str
@@ -107,17 +119,24 @@ options:
               - V(plain) has C(status), with C(timestamp) and C(version) where they are given.
               - V(text) is one word such as C(OK), not JSON.
               - V(json) is any JSON, looked at by O(targets[].checks[].thresholds) only.
+              - V(metrics) is Prometheus' text format, looked at by O(targets[].checks[].metrics) and
+                O(targets[].checks[].thresholds).
               - V(any) is not read; the HTTP status alone counts.
             type: str
-            choices: [auto, services, checks, actuator, plain, text, json, any]
+            choices: [auto, services, checks, actuator, plain, text, json, metrics, any]
             default: auto
           services:
             description: For V(http), services that the body must name; each that it names must be up in any case.
             type: list
             elements: str
             default: []
+          metrics:
+            description: For V(http) with the shape V(metrics), metrics that must be there; without one it is V(unknown).
+            type: list
+            elements: str
+            default: []
           version:
-            description: For V(http), the version that must answer.
+            description: For V(http), the version that should answer; another one is a V(warning).
             type: str
           timestamp_required:
             description: For V(http), a body without C(timestamp) is V(unknown).
@@ -134,7 +153,9 @@ options:
             description: For V(tcp), V(tls) and V(redis), the TCP port.
             type: int
           server_name:
-            description: For V(tls), the name that the certificate must carry. Without it O(targets[].checks[].host).
+            description:
+              - For V(tls), and for V(redis) with O(targets[].checks[].tls), the name that the certificate must carry.
+                Without it O(targets[].checks[].host).
             type: str
           ca_file:
             description:
@@ -198,6 +219,10 @@ options:
             type: list
             elements: str
             default: []
+          slow_statement_seconds:
+            description: For V(postgresql), from which average on V(slow_statements) counts a statement.
+            type: float
+            default: 1
   hosts:
     description:
       - Inventory hosts in place of O(targets); the checks of each are its variable C(health_checks), worked out for each
@@ -234,17 +259,20 @@ options:
         module runs in a container and C(XDG_STATE_HOME) names no place that was chosen.
     type: bool
   samples:
-    description: How often a check that is not ok is asked at most (M of "N of M").
+    description:
+      - How often a check with a value beyond a threshold is asked at most (M of "N of M"). One below N says so in its
+        message and does not count.
+      - What is down, refused or silent counts at once, and rates too, since they are about a window already.
     type: int
-    default: 1
+    default: 3
   samples_needed:
     description: In how many of O(samples) a status must be that bad, or worse, before it counts (N of "N of M").
     type: int
-    default: 1
+    default: 2
   samples_interval_seconds:
     description: Seconds between two of O(samples).
     type: float
-    default: 2
+    default: 0.5
   show:
     description: Print a table on the controller, the problems first; in colours where the output is a terminal.
     type: bool

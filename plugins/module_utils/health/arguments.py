@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible_collections.sre.runbooks.plugins.module_utils.health.shapes import CHOICES
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.arguments import login_spec
 
 KINDS = ["http", "tcp", "tls", "postgresql", "redis"]
-SHAPES = ["auto", "services", "checks", "actuator", "plain", "text", "json", "any"]
 
 THRESHOLD: dict[str, Any] = {
     "measure": {"type": "str", "required": True},
@@ -17,18 +17,24 @@ THRESHOLD: dict[str, Any] = {
     "critical": {"type": "float"},
     "worse": {"type": "str", "choices": ["above", "below"]},
     "unit": {"type": "str"},
+    "per_seconds": {"type": "float"},
+    "of": {"type": "str"},
+    "quantile": {"type": "float"},
 }
 
 CHECK: dict[str, Any] = {
     "kind": {"type": "str", "choices": KINDS, "required": True},
     "name": {"type": "str"},
     "timeout_seconds": {"type": "float"},
-    "thresholds": {"type": "list", "elements": "dict", "default": [], "options": THRESHOLD},
+    "thresholds": {"type": "list", "elements": "dict", "default": [], "options": THRESHOLD,
+                   "required_by": {"of": ["per_seconds"], "quantile": ["per_seconds"]},
+                   "mutually_exclusive": [["of", "quantile"]]},
     "url": {"type": "str"},
     "token": {"type": "str", "no_log": True},
     "expected_status": {"type": "list", "elements": "int", "default": [200]},
-    "shape": {"type": "str", "choices": SHAPES, "default": "auto"},
+    "shape": {"type": "str", "choices": list(CHOICES), "default": "auto"},
     "services": {"type": "list", "elements": "str", "default": []},
+    "metrics": {"type": "list", "elements": "str", "default": []},
     "version": {"type": "str"},
     "timestamp_required": {"type": "bool", "default": False},
     "timestamp_maximum_age_seconds": {"type": "float", "default": 300},
@@ -42,6 +48,7 @@ CHECK: dict[str, Any] = {
     "login": {**login_spec()["login"], "required": False},
     "query": {"type": "str"},
     "measures": {"type": "list", "elements": "str", "default": []},
+    "slow_statement_seconds": {"type": "float", "default": 1},
 }
 
 REQUIRED_BY_KIND = [
@@ -78,9 +85,9 @@ def argument_spec() -> dict[str, Any]:
         "body_limit_bytes": {"type": "int", "default": 1048576},
         "samples_file": {"type": "path"},
         "wait_for_second_sample": {"type": "bool"},
-        "samples": {"type": "int", "default": 1},
-        "samples_needed": {"type": "int", "default": 1},
-        "samples_interval_seconds": {"type": "float", "default": 2},
+        "samples": {"type": "int", "default": 3},
+        "samples_needed": {"type": "int", "default": 2},
+        "samples_interval_seconds": {"type": "float", "default": 0.5},
         "show": {"type": "bool", "default": False},
         "progress_file": {"type": "path"},
     }

@@ -15,6 +15,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.health.shapes import 
     Body,
     parts_that_are_not_up,
     quoted,
+    WITHOUT_WORD,
     read_body,
     status_of_word,
 )
@@ -51,25 +52,30 @@ def judge_answer(answer: HttpAnswer, check: Mapping[str, Any], target: str, now:
         target: the target's name.
         now: the time at which the answer came.
     """
-    name, kind = check["name"], "http"
-    took = f"HTTP {answer.status} in {answer.seconds * 1000:.0f} ms"
-    checks = []
     try:
         body = read_body(answer.content, check["shape"], answer.content_type)
     except RunbookError as error:
-        expected = answer.status in check["expected_status"]
-        status, wrong = ("unknown", "") if expected else ("critical", _wrong_status(answer, check))
-        checks.append(Check(name, target, kind, status, f"{wrong}{error.message} ({took})",
-                            evidence={"http_status": answer.status}))
-        return checks + _response(answer, check, target)
-    checks.append(_whole(answer, body, check, target, took))
+        return unreadable(error, answer, check, target)
+    checks = [whole(answer, body, check, target)]
     if body.members is not None or check["services"]:
         checks.append(_parts(body, check, target))
     if body.timestamp is not None or check["timestamp_required"]:
         checks.append(_age(body, check, target, now))
     if check["version"]:
         checks.append(_version(body, check, target))
-    return checks + _response(answer, check, target) + _fields(body, check, target)
+    return checks + response_check(answer, check, target) + _fields(body, check, target)
+
+
+def unreadable(error: RunbookError, answer: HttpAnswer, check: Mapping[str, Any], target: str) -> list[Check]:
+    """The checks of an answer whose body proves nothing."""
+    expected = answer.status in check["expected_status"]
+    status, wrong = ("unknown", "") if expected else ("critical", _wrong_status(answer, check))
+    return [Check(check["name"], target, "http", status, f"{wrong}{error.message} ({_took(answer)})",
+                  evidence={"http_status": answer.status}), *response_check(answer, check, target)]
+
+
+def _took(answer: HttpAnswer) -> str:
+    return f"HTTP {answer.status} in {answer.seconds * 1000:.0f} ms"
 
 
 def _wrong_status(answer: HttpAnswer, check: Mapping[str, Any]) -> str:
@@ -77,12 +83,13 @@ def _wrong_status(answer: HttpAnswer, check: Mapping[str, Any]) -> str:
     return f"It answered HTTP {answer.status} instead of {wanted}. "
 
 
-def _whole(answer: HttpAnswer, body: Body, check: Mapping[str, Any], target: str, took: str) -> Check:
+def whole(answer: HttpAnswer, body: Body, check: Mapping[str, Any], target: str) -> Check:
+    """The check of the answer itself: its HTTP status and the word of its body."""
     statuses, says = [], []
     if answer.status not in check["expected_status"]:
         statuses.append("critical")
         says.append(_wrong_status(answer, check).strip())
-    if body.shape in ("any", "json"):
+    if body.shape in WITHOUT_WORD:
         statuses.append("ok")
     elif body.word is None:
         statuses.append("unknown")
@@ -92,7 +99,7 @@ def _whole(answer: HttpAnswer, body: Body, check: Mapping[str, Any], target: str
         known = "" if statuses[-1] != "unknown" else ", which is no known status word"
         says.append(f'It says "{quoted(body.word)}"{known}.')
     return Check(
-        check["name"], target, "http", worst(statuses), f"{' '.join(says)} ({took})".strip(),
+        check["name"], target, "http", worst(statuses), f"{' '.join(says)} ({_took(answer)})".strip(),
         value=quoted(body.word) if body.word is not None else answer.status,
         evidence={"http_status": answer.status, "shape": body.shape, "version": body.version},
     )
@@ -140,10 +147,11 @@ def _version(body: Body, check: Mapping[str, Any], target: str) -> Check:
         return Check(name, target, "http", "unknown", f"The body names no version; {wanted} should answer.")
     same = body.version == wanted
     message = f"{quoted(body.version)} answers{'' if same else f', not {wanted}'}."
-    return Check(name, target, "http", "ok" if same else "critical", message, value=quoted(body.version))
+    return Check(name, target, "http", "ok" if same else "warning", message, value=quoted(body.version))
 
 
-def _response(answer: HttpAnswer, check: Mapping[str, Any], target: str) -> list[Check]:
+def response_check(answer: HttpAnswer, check: Mapping[str, Any], target: str) -> list[Check]:
+    """How long the answer took, where the check has a threshold for it."""
     measure = "response_seconds"
     if not any(entry["measure"] == measure for entry in check["thresholds"]):
         return []

@@ -1,27 +1,18 @@
 # Copyright: the sre.runbooks contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""One health observation, the order of its statuses, and the threshold that decides between them."""
+"""One health observation, and the threshold that decides between its statuses."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-# From best to worst. `unknown` is worse than `warning`: a warning was at least measured.
-STATUSES = ("ok", "warning", "unknown", "critical")
-
-
-def rank(status: str) -> int:
-    """How bad a status is: 0 for ok, 3 for critical. A word that is no status counts as unknown."""
-    return STATUSES.index(status) if status in STATUSES else STATUSES.index("unknown")
-
-
-def worst(statuses: Iterable[str]) -> str:
-    """The worst of the statuses; `unknown` when there is none, since nothing was proven."""
-    return STATUSES[max(map(rank, statuses), default=rank("unknown"))]
+# The order belongs to the report as well, which is below every domain.
+from ansible_collections.sre.runbooks.plugins.module_utils.run.checks import STATUSES as STATUSES
+from ansible_collections.sre.runbooks.plugins.module_utils.run.checks import rank as rank
+from ansible_collections.sre.runbooks.plugins.module_utils.run.checks import worst as worst
 
 
 def utc_text(moment: datetime) -> str:

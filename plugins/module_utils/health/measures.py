@@ -56,7 +56,7 @@ MEASURES: dict[str, dict[str, Measure]] = {
         "dead_tuples_percent": Measure("percent", Threshold(20, 50)),
         "size_bytes": Measure("bytes"),
         # B5: slower than 1 s, frequently.
-        "slow_statements": Measure("statements", Threshold(0)),
+        "slow_statements": Measure("statements", Threshold(0), rate=True),
     },
     "redis": {
         "hit_percent": Measure("percent", Threshold(80, None, "below"), rate=True),
@@ -92,10 +92,19 @@ def threshold_for(kind: str, measure: str, given: Sequence[Mapping[str, Any]]) -
     own = MEASURES[kind][measure].threshold if measure in MEASURES[kind] else Threshold()
     for entry in given:
         if entry["measure"] == measure:
-            threshold = Threshold(entry.get("warning"), entry.get("critical"), entry.get("worse") or own.worse)
-            _require_order(measure, threshold)
-            return threshold
+            return threshold_from(entry, own.worse)
     return own
+
+
+def threshold_from(entry: Mapping[str, Any], worse: str = "above") -> Threshold:
+    """The threshold that one entry of a check gives.
+
+    Raises:
+        RunbookError: the two limits stand on the wrong sides of each other.
+    """
+    threshold = Threshold(entry.get("warning"), entry.get("critical"), entry.get("worse") or worse)
+    _require_order(entry["measure"], threshold)
+    return threshold
 
 
 def _require_order(measure: str, threshold: Threshold) -> None:

@@ -29,7 +29,6 @@ from ansible_collections.sre.runbooks.plugins.module_utils.health.postgresql_fin
     read_invalid_indexes,
     read_replication,
     read_size,
-    read_slow_statements,
     read_transactions,
     read_wraparound,
 )
@@ -201,7 +200,9 @@ def _take_measures(session: Session, request: Request, login: Login, answer: Ans
                 _count(session, measure, answer)
                 continue
             if measure == "slow_statements":
-                finding = _slow_statements(session, login, privileged)
+                if _count_statements(session, login, privileged, answer):
+                    continue
+                finding = Finding(None, "pg_stat_statements is in none of the databases that the monitor may enter.")
             elif READINGS[measure].privileged and not privileged:
                 raise ProbeError(_missing_privilege(login))
             else:
@@ -238,7 +239,8 @@ def _missing_privilege(login: Login) -> str:
             f'Run there: GRANT pg_monitor TO "{login.user}";')
 
 
-def _slow_statements(session: Session, login: Login, privileged: bool) -> Finding:
+def _count_statements(session: Session, login: Login, privileged: bool, answer: Answer) -> bool:
+    """Take the counters of all statements; False where the extension is nowhere to be found."""
     if not privileged:
         raise ProbeError(_missing_privilege(login))
     for database in [login.database, *_other_databases(session, login)]:
@@ -248,8 +250,14 @@ def _slow_statements(session: Session, login: Login, privileged: bool) -> Findin
             with connect(login.at(database), "health", timeout_s=session._deadline.left()) as connection:
                 found = _statements_in(Session(connection, session._deadline), login.database)
         if found is not None:
-            return read_slow_statements(found, database)
-    return Finding(None, "pg_stat_statements is in none of the databases that the monitor may enter.")
+            answer.counters["slow_statements"] = {
+                key: float(value) for row in found
+                for key, value in ((f"calls {row['number']}", row["calls"]), (f"ms {row['number']}", row["total_ms"]))
+            }
+            answer.words = {"extension_in": database, **{row["number"]: row["query"] for row in found}}
+            answer.identity = session.rows(queries.CACHE)[0]["identity"]
+            return True
+    return False
 
 
 def _other_databases(session: Session, login: Login) -> list[str]:

@@ -185,25 +185,3 @@ def read_dead_tuples(rows: Rows) -> Finding:
 def read_size(rows: Rows) -> Finding:
     """The size of the database on disk."""
     return Finding(float(rows[0]["bytes"]), f"{quoted(rows[0]['name'])} takes {rows[0]['bytes'] / 1e6:,.1f} MB.")
-
-
-def read_slow_statements(rows: Rows, database: str) -> Finding:
-    """Statements slower than 1 s on average, called more than once (B5, B33 ⚠).
-
-    Args:
-        rows: of pg_stat_statements, the slowest first.
-        database: where the extension lives.
-    """
-    if not rows:
-        return Finding(0.0, "No statement takes more than 1 s on average.", {"extension_in": database})
-    row = rows[0]
-    since = f" since {row['since']}" if row["since"] else ""
-    return Finding(
-        float(len(rows)),
-        f"{len(rows)} took more than 1 s on average{since}; the slowest {row['mean_ms'] / 1000:.1f} s in "
-        f"{row['calls']} calls: {quoted(row['query'])}",
-        {"extension_in": database, "statements": [
-            {"query": quoted(row["query"]), "calls": row["calls"], "mean_ms": round(row["mean_ms"], 1),
-             "total_ms": round(row["total_ms"], 1)} for row in rows
-        ]},
-    )

@@ -106,13 +106,12 @@ order by datname = 'postgres' desc, datname"""
 STATEMENTS_EXTENSION = """
 select n.nspname as schema,
        exists (select from pg_attribute where attrelid = to_regclass(format('%I.pg_stat_statements', n.nspname))
-               and attname = 'mean_exec_time' and not attisdropped) as exec_time,
-       to_regclass(format('%I.pg_stat_statements_info', n.nspname)) is not null as info
+               and attname = 'total_exec_time' and not attisdropped) as exec_time
 from pg_extension e join pg_namespace n on n.oid = e.extnamespace where e.extname = 'pg_stat_statements'"""
 
 
 def statements(extension: Mapping[str, Any], database: str) -> Any:
-    """The slowest statements of one database, in the column names that this server has (X11, B33 ⚠).
+    """Calls and time of the statements of one database, in the column names that this server has (X11, B33 ⚠).
 
     Only what reads and writes rows: the text of other commands is not normalised and can hold a password.
 
@@ -123,16 +122,12 @@ def statements(extension: Mapping[str, Any], database: str) -> Any:
     from psycopg import sql
 
     return sql.SQL("""
-        select left(s.query, 200) as query, s.calls, {mean}::float8 as mean_ms, {total}::float8 as total_ms,
-               {since} as since
+        select concat_ws(':', s.queryid, s.userid) as number, left(min(s.query), 200) as query,
+               sum(s.calls)::float8 as calls, sum({total})::float8 as total_ms
         from {view} s join pg_database d on d.oid = s.dbid
-        where d.datname = {database} and s.calls > 1 and {mean} > 1000
-          and s.query ~* '^\\s*(select|insert|update|delete|merge|with)\\M'
-        order by {mean} desc limit 20""").format(
-        mean=sql.SQL("mean_exec_time" if extension["exec_time"] else "mean_time"),
+        where d.datname = {database} and s.query ~* '^\\s*(select|insert|update|delete|merge|with)\\M'
+        group by 1 order by total_ms desc limit 1000""").format(
         total=sql.SQL("total_exec_time" if extension["exec_time"] else "total_time"),
-        since=sql.SQL("(select stats_reset::text from {})").format(
-            identifier(extension["schema"], "pg_stat_statements_info")) if extension["info"] else sql.SQL("null::text"),
         view=identifier(extension["schema"], "pg_stat_statements"),
         database=sql.Literal(database),
     )

@@ -66,6 +66,7 @@ class Answer:
     Args:
         checks: observations.
         counters: for each measure that is a rate, the counters of this moment.
+        words: what the counters are about, for messages.
         identity: changes when the server's counters start anew (a restart, a reset, another server).
         not_measured: sentences about what does not apply.
         taken_at: seconds since 1970, when the probe began.
@@ -73,6 +74,7 @@ class Answer:
 
     checks: list[Check] = field(default_factory=list)
     counters: dict[str, dict[str, float]] = field(default_factory=dict)
+    words: dict[str, str] = field(default_factory=dict)
     identity: str = ""
     not_measured: list[str] = field(default_factory=list)
     taken_at: float = 0.0

@@ -7,21 +7,15 @@ from __future__ import annotations
 import fcntl
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from ansible_collections.sre.runbooks.plugins.module_utils.health.check import Check, judged
-from ansible_collections.sre.runbooks.plugins.module_utils.health.measures import MEASURES, threshold_for
-from ansible_collections.sre.runbooks.plugins.module_utils.health.probe import Request
-from ansible_collections.sre.runbooks.plugins.module_utils.health.timestamps import spoken
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.files import write_whole
 
 APART_S = 10.0
 # A daily sweep still finds yesterday's sample; what is older says nothing about today.
 LASTING_S = 26 * 3600.0
-# A ratio of fewer events than this is chance.
-LEAST_EVENTS = 20
 
 
 @dataclass(frozen=True)
@@ -32,11 +26,13 @@ class Sample:
         at: seconds since 1970.
         identity: changes when the counters start anew.
         counters: for each measure, its counters.
+        words: what the counters are about, for messages; never kept.
     """
 
     at: float
     identity: str
     counters: Mapping[str, Mapping[str, float]]
+    words: Mapping[str, str] = field(default_factory=dict)
 
     def follows(self, earlier: Sample | None) -> bool:
         """Whether a rate can be made of an earlier sample and this one."""
@@ -104,50 +100,4 @@ def _unusable(path: Path, error: OSError) -> RunbookError:
     return RunbookError(
         f"The samples file {path} cannot be used: {error.strerror or error}.",
         "Give samples_file a place that this user can write, or leave it out.", path=str(path),
-    )
-
-
-def _why_no_rate(before: Sample | None, now: Sample) -> str:
-    if before is None:
-        return f"not measured yet, it needs a second sample at least {APART_S:.0f} s after the first."
-    if now.identity != before.identity:
-        return "not measured yet, its counters started anew since the last sample (a restart or a reset)."
-    if now.at - before.at > LASTING_S:
-        return f"not measured yet, the last sample is {spoken(now.at - before.at)} old."
-    return (f"not measured yet, the last sample is {max(0.0, now.at - before.at):.0f} s old, "
-            f"and two must be {APART_S:.0f} s apart.")
-
-
-def rate_check(measure: str, before: Sample | None, now: Sample, request: Request) -> Check | str:
-    """The check of one rate, or the reason why there is none.
-
-    Args:
-        measure: a measure whose `rate` is true.
-        before: the earlier sample.
-        now: the later sample.
-        request: the check that took them.
-    """
-    if before is None or not now.follows(before):
-        return _why_no_rate(before, now)
-    seconds = now.at - before.at
-    first, last = before.counters.get(measure), now.counters[measure]
-    if first is None:
-        return _why_no_rate(None, now)
-    if any(last[key] < first.get(key, 0) for key in last):
-        return "not measured yet, its counters started anew since the last sample."
-    delta = {key: last[key] - first.get(key, 0) for key in last}
-    window = f"in the last {spoken(seconds)}"
-    if "count" in delta:
-        value = delta["count"] / seconds
-        message = f"{delta['count']:,.0f} {window}."
-    else:
-        events = delta["hits"] + delta["reads"]
-        if events < LEAST_EVENTS:
-            return f"not measured, {events:.0f} reads {window} are too few for a ratio."
-        value = 100 * delta["hits"] / events
-        message = f"{delta['hits']:,.0f} of {events:,.0f} reads {window} came from memory."
-    return judged(
-        f"{request.check['name']}.{measure}", request.target, request.kind, value,
-        MEASURES[request.kind][measure].unit, threshold_for(request.kind, measure, request.check["thresholds"]),
-        message, window_seconds=round(seconds, 1), **delta,
     )

@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """How health bodies look, as data, and what a body of such a shape says.
 
-A new shape is a new line in SHAPES, a new status word a new word in WORDS; neither needs code.
+A new JSON shape is a new line in SHAPES and in the module's documentation, a new status word a new word in WORDS;
+neither needs other code.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.sre.runbooks.plugins.module_utils.health.exposition import parse_metrics
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 
 
@@ -39,11 +41,15 @@ class Shape:
 
 
 SHAPES = (
-    Shape("services", members="services", source="K5: Kredete's API; Bakery-IA's services"),
-    Shape("checks", members="checks", source="D7: DBIS Core"),
+    Shape("services", members="services", source="K5: Kredete's API"),
+    Shape("checks", members="checks", source="D7: DBIS Core; Bakery-IA's services"),
     Shape("actuator", members="components", source="Spring Boot's /actuator/health"),
     Shape("plain", source="A94: Central Config, and whoever says no more than a status"),
 )
+
+# Bodies that are no object with a status word. The last three have none, so the HTTP status alone is the word.
+WITHOUT_WORD = ("json", "metrics", "any")
+CHOICES = ("auto", *(shape.name for shape in SHAPES), "text", *WITHOUT_WORD)
 
 WORDS: dict[str, tuple[str, ...]] = {
     "ok": ("ok", "up", "healthy", "pass", "passing", "alive", "ready", "running", "available", "connected", "green",
@@ -68,7 +74,7 @@ class Body:
         members: the status word of each named part, None when the shape has no parts.
         timestamp: as it stands there, None when there is none.
         version: the version that answers, None when it says none.
-        data: the JSON document, None when it is not JSON.
+        data: the JSON document, or the metrics; None when it is neither.
     """
 
     shape: str
@@ -97,7 +103,7 @@ def read_body(content: bytes, shape: str = "auto", content_type: str = "") -> Bo
 
     Args:
         content: the bytes of the body.
-        shape: a name in SHAPES, or `auto`, `text`, `json`, `any`.
+        shape: one of CHOICES.
         content_type: the HTTP header of that name, which makes a message clearer.
 
     Raises:
@@ -108,6 +114,8 @@ def read_body(content: bytes, shape: str = "auto", content_type: str = "") -> Bo
     text = content.strip()
     if not text:
         raise RunbookError("The body is empty.", "Ask the service's owner what its health address answers.")
+    if shape == "metrics" and text[:1] != b"<":
+        return Body(shape, data=parse_metrics(text.decode("utf-8", "replace")))
     if text[:1] == b"<" or "html" in content_type.lower():
         raise RunbookError(
             f"The body is HTML instead of JSON: {quoted(text.decode('utf-8', 'replace'))}",

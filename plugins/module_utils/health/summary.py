@@ -1,6 +1,6 @@
 # Copyright: the sre.runbooks contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What a person reads: the summary, the table, the difference of two sweeps. Pure, on plain dictionaries."""
+"""What a person reads: the summary and the table. Pure, on plain dictionaries."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ansible_collections.sre.runbooks.plugins.module_utils.health.check import STATUSES, rank, worst
-from ansible_collections.sre.runbooks.plugins.module_utils.health.timestamps import spoken
-
-Checks = Sequence[Mapping[str, Any]]
+from ansible_collections.sre.runbooks.plugins.module_utils.run.checks import STATUSES, Checks, rank
+from ansible_collections.sre.runbooks.plugins.module_utils.run.checks import status_of as status_of
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import duration, size
 
 COLOURS = {"ok": "32", "warning": "33", "unknown": "35", "critical": "31"}
 HEADINGS = ("status", "target", "check", "value", "message")
@@ -20,11 +19,6 @@ HEADINGS = ("status", "target", "check", "value", "message")
 def in_order(checks: Checks) -> list[Mapping[str, Any]]:
     """Problems first, the worst at the top; within a status by target."""
     return sorted(checks, key=lambda check: (-rank(check["status"]), check["target"], check["name"]))
-
-
-def status_of(checks: Checks) -> str:
-    """The worst status of the checks; unknown when there is none."""
-    return worst(check["status"] for check in checks)
 
 
 def counts(checks: Checks) -> str:
@@ -39,23 +33,14 @@ def value_text(check: Mapping[str, Any]) -> str:
     if value is None:
         return "-"
     if unit == "bytes":
-        return bytes_text(float(value))
+        return size(value)
     if unit == "percent":
         return f"{value:.1f} %"
     if unit == "s" and isinstance(value, int | float) and value >= 120:
-        return spoken(float(value))
+        return duration(value)
     if isinstance(value, float):
         value = f"{value:.3f}".rstrip("0").rstrip(".") if value < 10 else f"{value:,.0f}"
     return f"{value} {unit}".strip()
-
-
-def bytes_text(count: float) -> str:
-    """A size in the unit that keeps it readable."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 def threshold_text(check: Mapping[str, Any]) -> str:
@@ -131,38 +116,4 @@ def grouped(not_measured: Iterable[str]) -> list[str]:
 
 def _line(row: Sequence[str], widths: Sequence[int], room: int) -> str:
     message = row[4] if not room or len(row[4]) <= room else row[4][: room - 1] + "…"
-    return "  ".join([*(text.ljust(size) for text, size in zip(row[:4], widths, strict=True)), message]).rstrip()
-
-
-def difference(before: Checks, after: Checks) -> dict[str, Any]:
-    """What changed between two sweeps.
-
-    Returns:
-        `worse`, `better`, `gone`, `new` (lists of `{target, name, before, after, message}`), `unchanged` (a number),
-        and `status`, the worst status of what is worse, new and not ok, or gone; `ok` when nothing is.
-        A check that is gone is not known to be well any more, so it counts as unknown.
-    """
-    old = {(check["target"], check["name"]): check for check in before}
-    new = {(check["target"], check["name"]): check for check in after}
-    changes: dict[str, list[dict[str, Any]]] = {"worse": [], "better": [], "gone": [], "new": []}
-    unchanged = 0
-    for key in sorted(old.keys() | new.keys()):
-        was, now = old.get(key), new.get(key)
-        if was and now and was["status"] == now["status"]:
-            unchanged += 1
-        elif was and now:
-            kind = "worse" if rank(now["status"]) > rank(was["status"]) else "better"
-            changes[kind].append(_change(key, was, now))
-        else:
-            changes["gone" if was else "new"].append(_change(key, was, now))
-    bad = [change["after"] or "unknown" for kind in ("worse", "gone", "new") for change in changes[kind]]
-    return {**changes, "unchanged": unchanged, "status": worst(bad) if bad else "ok"}
-
-
-def _change(
-    key: tuple[str, str], was: Mapping[str, Any] | None, now: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    return {
-        "target": key[0], "name": key[1], "before": was["status"] if was else None,
-        "after": now["status"] if now else None, "message": now["message"] if now else "It was not measured again.",
-    }
+    return "  ".join([*(text.ljust(wide) for text, wide in zip(row[:4], widths, strict=True)), message]).rstrip()

@@ -20,11 +20,11 @@ from ansible_collections.sre.runbooks.plugins.module_utils.health.measures impor
     wanted_measures,
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.health.probe import Answer, Deadline, ProbeError, Request
+from ansible_collections.sre.runbooks.plugins.module_utils.health.rates import longest_window, rate_check
 from ansible_collections.sre.runbooks.plugins.module_utils.health.samples import (
     APART_S,
     Sample,
     SampleFile,
-    rate_check,
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.health.shapes import quoted
 from ansible_collections.sre.runbooks.plugins.module_utils.health.timestamps import spoken
@@ -48,9 +48,9 @@ class Limits:
     concurrency: int = 32
     body_limit_bytes: int = 1048576
     wait_for_second_sample: bool = False
-    samples: int = 1
-    samples_needed: int = 1
-    samples_interval_seconds: float = 2.0
+    samples: int = 3
+    samples_needed: int = 2
+    samples_interval_seconds: float = 0.5
 
 
 @dataclass
@@ -113,6 +113,20 @@ def _require_measures(request: Request) -> None:
         if request.kind != "http":
             wanted_measures(request.kind, [entry["measure"]])
         threshold_for(request.kind, entry["measure"], check["thresholds"])
+        _require_window(request, entry)
+
+
+def _require_window(request: Request, entry: Mapping[str, Any]) -> None:
+    window, share = entry.get("per_seconds"), entry.get("quantile")
+    if window is not None and request.check["shape"] != "metrics":
+        raise RunbookError(f"The threshold of {entry['measure']} at {request.label} has per_seconds.",
+                           "Only metrics have a window: set shape to metrics, or leave per_seconds out.")
+    if window is not None and window < APART_S:
+        raise RunbookError(f"The threshold of {entry['measure']} at {request.label} is about {window:g} s.",
+                           f"Two samples are at least {APART_S:.0f} s apart, so per_seconds must be that long.")
+    if share is not None and not 0 < share < 1:
+        raise RunbookError(f"The quantile of {entry['measure']} at {request.label} is {share:g}.",
+                           "It lies between 0 and 1, such as 0.95.")
 
 
 class Sweep:
@@ -138,7 +152,7 @@ class Sweep:
         """
         before = kept.load()
         answers = self._ask_again(self._probe(requests))
-        samples = {request: Sample(answer.taken_at, answer.identity, answer.counters)
+        samples = {request: _sample(answer)
                    for request, answer in answers.items() if answer.counters}
         if self._limits.wait_for_second_sample:
             self._take_second_samples(samples, before)
@@ -154,10 +168,14 @@ class Sweep:
         return outcome
 
     def _ask_again(self, first: dict[Request, Answer]) -> dict[Request, Answer]:
-        """N of M: what is not ok is asked M times; a status counts when it, or a worse one, was seen N times."""
+        """N of M: what is beyond a threshold is asked up to M times, and a status counts that was seen N times.
+
+        A closed port, a refusal, a silence count at once: they are no value that swings about a threshold.
+        """
         history = {request: [answer] for request, answer in first.items()}
         for _unused in range(1, self._limits.samples):
-            doubtful = [request for request, answers in history.items() if not _well(answers)]
+            doubtful = [request for request, answers in history.items()
+                        if is_doubtful(answers, self._limits.samples_needed)]
             if not doubtful or not self._pause(self._limits.samples_interval_seconds, doubtful):
                 break
             for request, answer in self._probe(doubtful).items():
@@ -166,7 +184,7 @@ class Sweep:
 
     def _take_second_samples(self, samples: dict[Request, Sample], before: dict[str, Sample]) -> None:
         waiting = [request for request, sample in samples.items()
-                   if not sample.follows(before.get(request.label))]
+                   if not _is_usable(before.get(request.label), sample, request)]
         if not waiting:
             return
         youngest = max(samples[request].at for request in waiting)
@@ -177,7 +195,7 @@ class Sweep:
             request = again[asked]
             if answer.counters:
                 before[request.label] = samples[request]
-                samples[request] = Sample(answer.taken_at, answer.identity, answer.counters)
+                samples[request] = _sample(answer)
 
     def _pause(self, seconds: float, requests: Sequence[Request]) -> bool:
         """Wait, unless the deadline would pass meanwhile; False says that there was no time."""
@@ -250,25 +268,58 @@ def merged(answers: Sequence[Answer], needed: int) -> Answer:
     if len(answers) == 1:
         return answers[0]
     last = next((answer for answer in reversed(answers) if answer.counters), answers[-1])
-    by_name: dict[str, list[Check]] = {}
-    for answer in answers:
-        for check in answer.checks:
-            by_name.setdefault(check.name, []).append(check)
-    return replace(last, checks=[_counted(seen, needed) for seen in by_name.values()])
+    return replace(last, checks=[_counted(seen, needed) for seen in _by_name(answers).values()])
+
+
+def _by_name(answers: Sequence[Answer]) -> dict[str, list[Check]]:
+    """For each check its samples; unknown where a sample lacks what the others have, since it did not measure that."""
+    found = {check.name: check for answer in answers for check in answer.checks}
+    samples = [{check.name: check for check in answer.checks} for answer in answers]
+    return {
+        name: [sample.get(name) or Check(name, check.target, check.kind, "unknown",
+                                         "One of the samples had no answer for it.") for sample in samples]
+        for name, check in found.items()
+    }
 
 
 def _counted(seen: Sequence[Check], needed: int) -> Check:
     ordered = sorted((check.status for check in seen), key=rank, reverse=True)
     status = ordered[min(needed, len(ordered)) - 1]
     chosen = next(check for check in reversed(seen) if check.status == status)
-    return replace(chosen, evidence={**chosen.evidence, "samples": [check.status for check in seen]})
+    message, worst_seen = chosen.message, max(seen, key=lambda check: rank(check.status))
+    if rank(worst_seen.status) > rank(status):
+        times = ordered.count(worst_seen.status)
+        value = f" ({worst_seen.value} {worst_seen.unit}".rstrip() + ")" if worst_seen.value is not None else ""
+        message = (f"{message} {times} of {len(seen)} samples {'was' if times == 1 else 'were'} {worst_seen.status}"
+                   f"{value}, which counts from {needed}.")
+    return replace(chosen, message=message, evidence={**chosen.evidence, "samples": [check.status for check in seen]})
 
 
-def _well(answers: Sequence[Answer]) -> bool:
-    return all(check.status == "ok" for answer in answers for check in answer.checks)
+def is_doubtful(answers: Sequence[Answer], needed: int) -> bool:
+    """Whether something is beyond a threshold and was not seen so often enough to count."""
+    for seen in _by_name(answers).values():
+        if any(_is_breach(check) for check in seen):
+            highest = max(rank(check.status) for check in seen)
+            if sum(rank(check.status) == highest for check in seen) < needed:
+                return True
+    return False
+
+
+def _is_breach(check: Check) -> bool:
+    return check.status in ("warning", "critical") and (check.warning is not None or check.critical is not None)
+
+
+def _sample(answer: Answer) -> Sample:
+    return Sample(answer.taken_at, answer.identity, answer.counters, answer.words)
+
+
+def _is_usable(before: Sample | None, now: Sample, request: Request) -> bool:
+    return before is not None and now.follows(before) and now.at - before.at <= longest_window(request)
 
 
 def _rates_only(request: Request) -> Request:
+    if request.kind == "http":
+        return request
     measures = [name for name in wanted_measures(request.kind, request.check["measures"])
                 if MEASURES[request.kind][name].rate]
     return replace(request, check={**request.check, "measures": measures, "query": None})

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from urllib.parse import SplitResult, quote, urlsplit
 
 from ansible_collections.sre.runbooks.plugins.module_utils.health.body import HttpAnswer, judge_answer
+from ansible_collections.sre.runbooks.plugins.module_utils.health.metrics import judge_metrics
 from ansible_collections.sre.runbooks.plugins.module_utils.health.network import secure
 from ansible_collections.sre.runbooks.plugins.module_utils.health.probe import (
     Answer,
@@ -34,6 +35,8 @@ def probe_http(request: Request) -> Answer:
         ProbeError: there was no answer to judge.
     """
     answer = fetch(request.check["url"], request.check, Deadline(request.timeout_s), request.body_limit_bytes)
+    if request.check["shape"] == "metrics":
+        return judge_metrics(answer, request.check, request.target)
     return Answer(judge_answer(answer, request.check, request.target, datetime.now(UTC)))
 
 

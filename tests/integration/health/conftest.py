@@ -40,7 +40,9 @@ def probe() -> Callable[..., Found]:
         given = {"targets": [{"name": "it", "checks": list(checks)}]}
         validated = ArgumentSpecValidator(argument_spec()).validate(given)
         assert not validated.error_messages
-        options = Limits(**{"timeout_seconds": 5.0, "deadline_seconds": 20.0, **limits})
+        options = Limits(**{
+            "timeout_seconds": 5.0, "deadline_seconds": 20.0, "samples_interval_seconds": 0.0, **limits
+        })
         sweep = Sweep(PROBES, options, Progress())
         requests = requests_from(validated.validated_parameters["targets"], options)
         outcome = sweep.measure(requests, SampleFile(samples_file and str(samples_file)), keep=True)

@@ -142,10 +142,10 @@ def test_service_that_should_be_named_and_is_not_is_unknown(serve, probe):
     assert "ledger is not named" in found["http.services"]["message"]
 
 
-def test_another_version_that_answers_is_critical(serve, probe):
+def test_another_version_that_answers_is_a_warning(serve, probe):
     """K16 ⚠: old pods can answer."""
     found = probe(http(serve(answer(body_of(version="2.4.0"))), version="2.4.1"))
-    assert found["http.version"]["status"] == "critical"
+    assert found["http.version"]["status"] == "warning"
     assert found["http.version"]["message"] == "2.4.0 answers, not 2.4.1."
 
 
@@ -295,17 +295,32 @@ def test_deadline_of_the_whole_holds_when_every_target_hangs_and_only_few_are_as
     assert any(check["message"].startswith("Not asked: the whole sweep may take 3 s") for check in result["checks"])
 
 
-def test_threshold_counts_only_when_it_is_crossed_in_enough_samples(serve, probe):
-    """N of M, for the documents' thresholds without a duration (K2 ⚠)."""
-    times: list[int] = []
+@pytest.mark.parametrize(("figures", "status", "words"), [
+    ([95, 40, 40], "ok", "1 of 3 samples was critical (95.0 percent), which counts from 2."),
+    ([95, 40, 96], "critical", "load is 96 percent."), ([95, 96], "critical", "load is 96 percent."),
+    ([40], "ok", "load is 40 percent."),
+])
+def test_threshold_counts_only_when_it_is_crossed_in_enough_samples(serve, probe, figures, status, words):
+    """N of M, for the documents' thresholds without a duration (K2 ⚠); a figure that is well is asked for once."""
+    coming = list(figures)
 
     def flapping(connection: socket.socket, ending: threading.Event) -> None:
-        times.append(1)
-        answer(json.dumps({"status": "down" if len(times) == 1 else "healthy"}))(connection, ending)
+        answer(json.dumps({"status": "healthy", "load": coming.pop(0)}))(connection, ending)
 
-    found = probe(http(serve(flapping)), samples=3, samples_needed=2, samples_interval_seconds=0.0)
-    assert found["http"]["status"] == "ok"
-    assert found["http"]["evidence"]["samples"] == ["critical", "ok", "ok"]
-    always = serve(answer(json.dumps({"status": "down"})))
-    found = probe(http(always), samples=3, samples_needed=2, samples_interval_seconds=0.0)
-    assert found["http"]["status"] == "critical"
+    limits = [{"measure": "load", "warning": 80, "critical": 90, "unit": "percent"}]
+    found = probe(http(serve(flapping), thresholds=limits))["http.load"]
+    assert coming == []
+    assert (found["status"], words in found["message"]) == (status, True), found
+
+
+def test_refusal_and_silence_count_at_once(serve, probe, unused_port):
+    """They are no value that swings about a threshold, and asking a silent target again would cost its time-out."""
+    times: list[int] = []
+
+    def down(connection: socket.socket, ending: threading.Event) -> None:
+        times.append(1)
+        answer(json.dumps({"status": "down"}))(connection, ending)
+
+    assert probe(http(serve(down)))["http"]["status"] == "critical"
+    assert probe(http(unused_port))["http"]["status"] == "critical"
+    assert len(times) == 1

@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from ansible_collections.sre.runbooks.plugins.module_utils.health import samples
 from ansible_collections.sre.runbooks.plugins.module_utils.health.measures import MEASURES
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql import connection as connection_module
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login, connect, identifier
@@ -281,8 +282,19 @@ def test_size_and_wraparound_are_measured(monitor, probe):
 
 
 @pytest.mark.parametrize("place", ["its own database", "another database"])
-def test_slow_statements_are_found_wherever_the_extension_lives(monitor, database, probe, place):
-    """B33 ⚠ X11: the extension belongs to a database; columns in the server's own names; only this database's rows."""
+def test_slow_statements_are_found_wherever_the_extension_lives(
+    monitor, database, probe, place, tmp_path, monkeypatch
+):
+    """B33 ⚠ X11: the extension belongs to a database; columns in the server's own names; only this database's rows.
+
+    Only what was slow since the last sample counts: the statistics reach back to their last reset.
+    """
+    monkeypatch.setattr(samples, "APART_S", 0.0)
+    check = {**measured(monitor, "slow_statements"), "slow_statement_seconds": 0.5}
+
+    def look() -> Any:
+        return probe(check, samples_file=tmp_path / "samples.json")
+
     with connect(database, "tests") as connection:
         home = database.at(f"{database.database}_statements") if place == "another database" else database
         if home is not database:
@@ -290,15 +302,16 @@ def test_slow_statements_are_found_wherever_the_extension_lives(monitor, databas
         with connect(home, "tests") as there:
             there.execute("create schema stats; create extension pg_stat_statements schema stats")
             there.execute(sql.SQL("grant usage on schema stats to {}").format(identifier(monitor.user)))
-        before = probe(measured(monitor, "slow_statements"))["monitor.slow_statements"]
+        first = look()
         for _unused in range(2):
-            connection.execute("select pg_sleep(1.05) as loaves_baked_slowly")
-        after = probe(measured(monitor, "slow_statements"))["monitor.slow_statements"]
+            connection.execute("select pg_sleep(0.55) as loaves_baked_slowly")
+        after, later = (look()["monitor.slow_statements"] for _unused in range(2))
         with connect(home, "tests") as there:
             there.execute(sql.SQL("drop owned by {}").format(identifier(monitor.user)))
         if home is not database:
             connection.execute(sql.SQL("drop database {} with (force)").format(identifier(home.database)))
-    assert (before["status"], before["value"]) == ("ok", 0)
+    assert "it needs a second sample" in str(first.not_measured)
+    assert (later["status"], later["value"]) == ("ok", 0)
     assert (after["status"], after["value"]) == ("warning", 1)
     assert "loaves_baked_slowly" in after["message"]
     assert "in 2 calls" in after["message"]
@@ -312,9 +325,7 @@ def test_slow_statements_without_the_extension_are_unknown_when_asked_for(monito
 
 
 def test_cache_hit_ratio_comes_from_two_samples(monitor, database, probe, tmp_path, monkeypatch):
-    """B5: a ratio of what was read meanwhile, not since the server was made; A19 ⚠."""
-    from ansible_collections.sre.runbooks.plugins.module_utils.health import samples
-
+    """A27 B5: from pg_stat_database, a ratio of what was read meanwhile, not since the server was made; A19 ⚠."""
     monkeypatch.setattr(samples, "APART_S", 0.0)
     file = tmp_path / "samples.json"
     first = probe(measured(monitor, "cache_hit_percent"), samples_file=file)

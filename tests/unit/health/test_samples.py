@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from ansible_collections.sre.runbooks.plugins.module_utils.health.check import Check
 from ansible_collections.sre.runbooks.plugins.module_utils.health.probe import Answer, Request
-from ansible_collections.sre.runbooks.plugins.module_utils.health.samples import Sample, SampleFile, rate_check
-from ansible_collections.sre.runbooks.plugins.module_utils.health.sweep import merged
+from ansible_collections.sre.runbooks.plugins.module_utils.health.rates import rate_check
+from ansible_collections.sre.runbooks.plugins.module_utils.health.samples import Sample, SampleFile
+from ansible_collections.sre.runbooks.plugins.module_utils.health.sweep import is_doubtful, merged
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -65,6 +66,34 @@ def test_sweeps_at_once_lose_none_of_each_others_samples(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: _keep(path, number), range(20)))
     assert len(SampleFile(path).load()) == 20
+
+
+def _answer(**statuses: str) -> Answer:
+    return Answer([Check(name, "it", "http", status, f"{name} is {status}.", warning=1.0)
+                   for name, status in statuses.items()])
+
+
+@pytest.mark.parametrize(("answers", "counted"), [
+    ([_answer(http="ok", services="critical"), _answer(http="unknown"), _answer(http="ok", services="ok")],
+     {"http": "ok", "services": "unknown"}),
+    ([_answer(http="unknown"), _answer(http="ok", services="ok"), _answer(http="unknown")],
+     {"http": "unknown", "services": "unknown"}),
+    ([_answer(http="ok", services="warning"), _answer(http="ok", services="ok"), _answer(http="ok", services="ok")],
+     {"http": "ok", "services": "ok"}),
+    ([_answer(http="ok", services="critical"), _answer(http="unknown"), _answer(http="ok", services="critical")],
+     {"http": "ok", "services": "critical"}),
+])
+def test_sample_without_an_answer_is_unknown_for_everything_that_the_others_measured(answers, counted):
+    """Only a proof passes: silence must not make two good samples of one."""
+    assert {check.name: check.status for check in merged(answers, 2).checks} == counted
+
+
+@pytest.mark.parametrize(("statuses", "doubtful"), [
+    (["ok"], False), (["warning"], True), (["critical", "critical"], False), (["critical", "warning"], True),
+    (["critical", "ok"], True), (["unknown"], False),
+])
+def test_only_a_breach_that_was_not_seen_often_enough_is_asked_for_again(statuses, doubtful):
+    assert is_doubtful([_answer(load=status) for status in statuses], 2) is doubtful
 
 
 @pytest.mark.parametrize(("statuses", "needed", "counted"), [
