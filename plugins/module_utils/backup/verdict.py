@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from ansible_collections.sre.runbooks.plugins.module_utils.run.records import append_line
 
 # From the cheapest to the strongest; each includes those before it.
 RUNGS = ("bytes", "archive", "restore", "content", "application")
@@ -70,12 +71,7 @@ def proven_rung(verdicts: Sequence[Verdict]) -> str | None:
 
 def append_verdict(folder: Path, verdict: Verdict) -> None:
     """Append one line, durable when this returns."""
-    descriptor = os.open(folder / VERDICTS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        os.write(descriptor, json.dumps(verdict.as_dict(), ensure_ascii=False).encode() + b"\n")
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    append_line(folder / VERDICTS, verdict.as_dict(), durable=True)
 
 
 def read_verdicts(folder: Path) -> list[Verdict]:

@@ -29,8 +29,14 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def append_line(path: Path, data: Mapping[str, Any]) -> None:
-    """Append one JSON line; no other process's line can come into the middle of it."""
+def append_line(path: Path, data: Mapping[str, Any], *, durable: bool = False) -> None:
+    """Append one JSON line; no other process's line can come into the middle of it.
+
+    Args:
+        path: the file; made when missing.
+        data: the line.
+        durable: it is on the disk when this returns.
+    """
     line = (json.dumps(data, ensure_ascii=False, default=str) + "\n").encode()
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
     try:
@@ -41,6 +47,8 @@ def append_line(path: Path, data: Mapping[str, Any]) -> None:
             line = b"\n" + line
         while line:
             line = line[os.write(descriptor, line) :]
+        if durable:
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
