@@ -119,6 +119,12 @@ message:
   returned: always
   type: str
   sample: "20261121T021500Z-3fa9: 4120331 rows in 9 tables, 402.1 MB, in 41.2 s."
+notes:
+  description: What else an operator should know, such as a query for the newest row that fails.
+  returned: always
+  type: list
+  elements: str
+  sample: ["The time of the newest row is not known: The query for the newest row failed: column x does not exist."]
 backup:
   description: The backup.
   returned: when not in check mode
@@ -207,11 +213,13 @@ def main() -> None:
         result = {
             "changed": True, "plan": plan.as_list(), "diff": plan.diff(),
             "estimated_bytes": observed.estimated_bytes, "free_bytes": observed.free_bytes,
-            "message": f"Checked only: {plan.steps[-1].after}.",
+            "message": f"Checked only: {plan.steps[-1].after}.", "notes": list(observed.notes),
         }
         if not module.check_mode:
             with request.place.locked():
-                manifest = BackupMaker(request, observed, Progress(module.params["progress_file"])).make()
+                maker = BackupMaker(request, observed, Progress(module.params["progress_file"]))
+                manifest = maker.make()
+            result["notes"] = maker.notes
             result["backup"] = made = summary_of(manifest, request.place.backup(manifest.backup_id))
             result["message"] = (
                 f"{made['backup_id']}: {made['rows']} rows in {made['tables']} tables, {human(made['total_bytes'])},"

@@ -83,15 +83,18 @@ def parse_time(text: str) -> datetime:
 
 
 def list_backups(place: TargetFolder) -> list[Backup]:
-    """All backups of a target, oldest first; one with a broken manifest is listed with its problem."""
+    """All backups of a target, oldest first; one that is broken or cannot be read is listed with its problem."""
     backups = []
     for backup_id in place.backup_ids():
-        folder, manifest, problem = place.backup(backup_id), None, ""
+        folder, manifest, problem, verdicts = place.backup(backup_id), None, "", ()
         try:
+            verdicts = tuple(read_verdicts(folder))
             manifest = read_manifest(folder)
         except RunbookError as error:
             problem = error.message
-        backups.append(Backup(backup_id, folder, manifest, problem, tuple(read_verdicts(folder))))
+        except OSError as error:
+            problem = f"{error.filename or folder} cannot be read: {error.strerror}."
+        backups.append(Backup(backup_id, folder, manifest, problem, verdicts))
     return backups
 
 

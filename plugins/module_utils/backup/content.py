@@ -16,7 +16,12 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.snapshot impor
     list_relations,
     read_sequences,
 )
-from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login, connect, identifier
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import (
+    Login,
+    connect,
+    first_line,
+    identifier,
+)
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
 
@@ -181,7 +186,7 @@ def ask_application(login: Login, query: str, timeout_s: float) -> str:
             row = connection.cursor(row_factory=tuple_row).execute(query.encode()).fetchone()
         except errors.Error as error:
             raise RunbookError(
-                f"The application's own check of {login.database!r} failed: {' '.join(str(error).split())}.", hint
+                f"The application's own check of {login.database!r} failed: {first_line(error).rstrip('.')}.", hint
             ) from error
     values = row or (None,)
     text = str(values[1]) if len(values) > 1 and values[1] is not None else ""

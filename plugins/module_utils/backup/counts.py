@@ -16,9 +16,13 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.snapshot impor
     QUEUE_TIMEOUT_S,
     Relation,
     RetryError,
-    first_line,
 )
-from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login, connect, identifier
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import (
+    Login,
+    connect,
+    first_line,
+    identifier,
+)
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 
 # connect() tells the operator when it is missing.
@@ -118,15 +122,13 @@ class TableCounter:
                 self._tables[relation.oid] = self._count(connection, relation)
         except Empty:
             return
-        except errors.LockNotAvailable:
+        except (errors.LockNotAvailable, errors.DeadlockDetected):
             self._errors.append(RetryError(f"{what} were wanted by another session"))
         except errors.Error as error:
-            self._errors.append(
-                RunbookError(
-                    f"{what} cannot be counted: {first_line(error)}.",
-                    "Give database_admin the right to read every row (owner, BYPASSRLS or superuser).",
-                )
-            )
+            hint = "Look at the server and its log, then start it again."
+            if isinstance(error, errors.InsufficientPrivilege):
+                hint = "Give database_admin the right to read every row (owner, BYPASSRLS or superuser)."
+            self._errors.append(RunbookError(f"{what} cannot be counted: {first_line(error).rstrip('.')}.", hint))
 
     def _count(self, connection: Any, relation: Relation) -> Table:
         fingerprint = sql.SQL(FINGERPRINT if self._fingerprints else "NULL")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.archive import (
     describe_files,
@@ -47,6 +48,8 @@ from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection
     Login,
     connect,
     connection_string,
+    server_errors,
+    untranslated,
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.run import process
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
@@ -61,8 +64,9 @@ GROWTH = 1.25
 # What must stay free on the store for its file system's own needs and other writers.
 RESERVE_BYTES = 16 << 20
 GLOBALS_TIMEOUT_S = 600
+LOOK = "Look at the server and its log, then start it again; nothing is left that looks like a backup."
 # What libpq and pg_dump say when a lock is not to be had.
-LOCK_WORDS = ("could not obtain lock", "lock timeout", "LOCK TABLE")
+LOCK_WORDS = ("could not obtain lock", "lock timeout", "deadlock detected")
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,8 @@ class Observed:
     estimated_bytes: int
     free_bytes: int
     leftovers: tuple[str, ...]
+    english: str
+    notes: tuple[str, ...]
 
 
 def estimate_bytes(size_bytes: int, last: Manifest | None) -> int:
@@ -123,20 +129,35 @@ def observe(request: Request) -> Observed:
         RunbookError: the server, the database, the programs or the store is not there.
     """
     request.place.require_store()
-    with connect(request.login.at(request.database), "backup") as connection:
+    login = request.login.at(request.database)
+    with server_errors(login, LOOK), connect(login, "backup") as connection:
         properties = read_properties(connection)
         version = connection.info.server_version
         identifier = connection.execute("SELECT system_identifier::text AS id FROM pg_control_system()").fetchone()
         server_version = connection.execute("SHOW server_version").fetchone()["server_version"]
-        tables = len(list_relations(connection))
+        tables, english = len(list_relations(connection)), untranslated(connection)
+        _unused, notes = newest_row(connection, request.newest_row_query)
     tools = find_client_tools(version // 10000, request.bin_directory)
     printed = process.run([tools.path("pg_dump"), "--version"], timeout_s=10).stdout.split()
     manifests = [backup.manifest for backup in list_backups(request.place) if backup.manifest]
     return Observed(
         properties, server_version, printed[2], identifier["id"], tools, tables,
         estimate_bytes(properties.size_bytes, manifests[-1] if manifests else None), request.place.free_bytes(),
-        tuple(folder.name for folder in request.place.leftovers()),
+        tuple(folder.name for folder in request.place.leftovers()), english, tuple(notes),
     )
+
+
+def newest_row(connection: Any, query: str | None) -> tuple[str | None, list[str]]:
+    """When the newest row was made, and what an operator must know when the query does not say it.
+
+    A query that is broken must not cost the backup, which is worth the same without it.
+    """
+    if not query:
+        return None, []
+    try:
+        return read_newest_row(connection, query), []
+    except RunbookError as error:
+        return None, [f"The time of the newest row is not known: {error}"]
 
 
 def plan_of(request: Request, observed: Observed) -> Plan:
@@ -187,6 +208,7 @@ class BackupMaker:
         self._request, self._observed, self._progress = request, observed, progress
         self._login = request.login.at(request.database)
         self._activity: Callable[[], str] = lambda: f"locking the tables of {request.database}"
+        self.notes: list[str] = []
 
     def _doing(self) -> str:
         return self._activity()
@@ -202,7 +224,7 @@ class BackupMaker:
         backup_id = new_backup_id(datetime.now(UTC))
         folder = self._request.place.partial(backup_id)
         try:
-            with self._progress.during(self._doing):
+            with self._progress.during(self._doing), server_errors(self._login, LOOK):
                 manifest = self._attempts(backup_id, folder)
             write_manifest(folder, manifest)
             self._request.place.publish(backup_id)
@@ -239,7 +261,7 @@ class BackupMaker:
             connection = held.connection
             properties = read_properties(connection)
             sequences, large_objects = read_sequences(connection), count_large_objects(connection)
-            newest_row_at = read_newest_row(connection, request.newest_row_query) if request.newest_row_query else None
+            newest_row_at, self.notes = newest_row(connection, request.newest_row_query)
             roles = read_roles(connection, properties)
             # The session that holds the locks need not queue for them.
             connections = open_connections(self._login, held.snapshot.id, jobs) if jobs > 1 else [connection]
@@ -279,9 +301,11 @@ class BackupMaker:
             f"--compress={compression(self._request)}", f"--lock-wait-timeout={QUEUE_TIMEOUT_S}s", "--no-password",
             f"--dbname={connection_string(self._request.database)}",
         ]
+        environment = self._login.environment()
+        environment["PGOPTIONS"] += f" {self._observed.english}"
         done = process.run(
-            argv, timeout_s=self._request.timeout_s, secrets=self._login.environment(), while_waiting=counter.check,
-            check=False,
+            argv, timeout_s=self._request.timeout_s, secrets=environment, while_waiting=counter.check, check=False,
+            hint="Raise database_backup_timeout_seconds, or database_backup_jobs, then start it again.",
         )
         if done.returncode == 0:
             return

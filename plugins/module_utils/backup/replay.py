@@ -112,12 +112,18 @@ def changed_properties(live: Properties, backup: Properties) -> list[str]:
             found.append(f"The {words} is {now!r} now and was {then!r} in the backup: it stays as it is now.")
     if _as_set(live.acl) != _as_set(backup.acl):
         found.append("The privileges on the database were changed since the backup: they stay as they are now.")
-    for setting in sorted(set(live.settings) ^ set(backup.settings), key=lambda one: (one.role or "", one.name)):
-        where = f" of the role {setting.role}" if setting.role else ""
-        which = "was made since the backup: it stays" if setting in live.settings else (
-            "of the backup is no longer there: it stays away"
-        )
-        found.append(f"The setting {setting.name} = {setting.value!r}{where} {which}.")
+    # Only the names: the value of a setting can be a secret.
+    here = {(one.role or "", one.name): one.value for one in live.settings}
+    there = {(one.role or "", one.name): one.value for one in backup.settings}
+    for role, name in sorted(key for key in here | there if here.get(key) != there.get(key)):
+        where = f" of the role {role}" if role else ""
+        if (role, name) not in there:
+            which = "was made since the backup: it stays"
+        elif (role, name) not in here:
+            which = "of the backup is no longer there: it stays away"
+        else:
+            which = "was changed since the backup: it stays as it is now"
+        found.append(f"The setting {name}{where} {which}.")
     return found
 
 

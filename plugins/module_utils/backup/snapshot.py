@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from ansible_collections.sre.runbooks.plugins.module_utils.backup import manifest
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import now
-from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login, connect, identifier
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import (
+    Login,
+    connect,
+    first_line,
+    identifier,
+)
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 
 if TYPE_CHECKING:
@@ -119,6 +124,8 @@ def hold_snapshot(login: Login) -> Iterator[HeldSnapshot]:
             raise RetryError(f"a table was dropped or renamed while all were locked ({first_line(error)})") from error
         except errors.LockNotAvailable as error:
             raise RetryError(f"a table stayed locked by somebody for {LOCK_TIMEOUT_S} s") from error
+        except errors.DeadlockDetected as error:
+            raise RetryError("another session and this one waited for each other's tables") from error
         except errors.InsufficientPrivilege as error:
             raise RunbookError(
                 f"{login.place} may not read every table: {first_line(error)}.",
@@ -134,11 +141,6 @@ def hold_snapshot(login: Login) -> Iterator[HeldSnapshot]:
         yield HeldSnapshot(connection, snapshot, relations)
     finally:
         connection.close()
-
-
-def first_line(error: Exception) -> str:
-    """The first line of a server's message."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def read_sequences(connection: psycopg.Connection[dict[str, Any]]) -> list[manifest.Sequence]:
@@ -177,7 +179,9 @@ def read_newest_row(connection: psycopg.Connection[dict[str, Any]], query: str) 
     """
     hint = "Mend database_newest_row_query in the inventory: one row, one column, a time stamp."
     try:
-        row = connection.execute(query.encode()).fetchone()
+        # A savepoint where a transaction is open: a query that fails must not end the snapshot.
+        with connection.transaction():
+            row = connection.execute(query.encode()).fetchone()
     except errors.Error as error:
         raise RunbookError(f"The query for the newest row failed: {first_line(error)}.", hint) from error
     value = next(iter(row.values())) if row else None

@@ -75,10 +75,20 @@ class TargetFolder:
         return self.path / f"{PARTIAL}{backup_id}"
 
     def backup_ids(self) -> list[str]:
-        """The ids of all folders that may be backups, oldest first."""
-        if not self.path.is_dir():
+        """The ids of all folders that may be backups, oldest first.
+
+        Raises:
+            RunbookError: the folder is there and cannot be read.
+        """
+        try:
+            return sorted(entry.name for entry in self.path.iterdir() if BACKUP_ID.fullmatch(entry.name))
+        except FileNotFoundError:
             return []
-        return sorted(entry.name for entry in self.path.iterdir() if BACKUP_ID.fullmatch(entry.name))
+        except OSError as error:
+            raise RunbookError(
+                f"The store's folder {self.path} cannot be read: {error.strerror}.",
+                "Look at its owner and rights; a folder that cannot be read is no empty catalog.",
+            ) from error
 
     def leftovers(self) -> list[Path]:
         """What killed backups left."""
@@ -108,10 +118,16 @@ class TargetFolder:
         """Hold this target's flock; the kernel lets go of it when the process ends, however it ends.
 
         Raises:
-            RunbookError: another process holds it.
+            RunbookError: another process holds it, or the folder cannot be written.
         """
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise RunbookError(
+                f"The store's folder {self.path} cannot be written: {error.strerror}.",
+                "Look at its owner and rights, and at the room of its disk.",
+            ) from error
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -43,7 +43,13 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import
     height,
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.client_tools import find_client_tools
-from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login, connect
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import (
+    DATABASE_ERROR,
+    Login,
+    connect,
+    first_line,
+    untranslated,
+)
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
 
@@ -162,7 +168,7 @@ def replay_properties(login: Login, name: str, manifest: Manifest) -> None:
                 replay(connection, name, manifest.database)
         except errors.Error as error:
             raise RunbookError(
-                f"The properties of {manifest.database.name!r} cannot be replayed: {' '.join(str(error).split())}.",
+                f"The properties of {manifest.database.name!r} cannot be replayed: {first_line(error).rstrip('.')}.",
                 "Mend what the server names, then start the drill again.",
             ) from error
 
@@ -285,6 +291,9 @@ class Verification:
             detail, finding = str(error), FindingError(UNVERIFIABLE, str(error))
         except OSError as error:
             detail, finding = f"The store cannot be read: {error}.", FindingError(UNVERIFIABLE, str(error))
+        except DATABASE_ERROR as error:
+            detail = f"The server of the drill: {first_line(error)}."
+            finding = FindingError(UNVERIFIABLE, detail)
         self._rungs.append(Rung(name, finding is None, detail, round(time.monotonic() - started, 3)))
         self._progress.say(f"{name}: {'passed' if finding is None else 'not passed'}, {detail}")
         if finding:
@@ -384,10 +393,12 @@ class Verification:
             scratch_database(drill.login, manifest, own_server=drill.own_server, free_bytes=drill.free_bytes)
         )
         self.notes += notes
+        with connect(drill.login, "drill") as connection:
+            options = f"{SCRATCH_OPTIONS} {untranslated(connection)}"
         try:
             fill(
                 drill.login, name, self._folder, self._tools, jobs=drill.jobs, timeout_s=drill.timeout_s,
-                tablespaces=False, options=SCRATCH_OPTIONS, while_waiting=self._scanner.check,
+                tablespaces=False, options=options, while_waiting=self._scanner.check,
             )
             replay_properties(drill.login, name, manifest)
         except RunbookError as error:

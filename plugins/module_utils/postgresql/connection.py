@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,13 +19,17 @@ try:
     from psycopg.rows import dict_row
 
     PSYCOPG_ERROR: ImportError | None = None
+    DATABASE_ERROR: tuple[type[Exception], ...] = (psycopg.Error,)
 except ImportError as error:
     PSYCOPG_ERROR = error
+    DATABASE_ERROR = ()
 
 # Every session of ours carries this prefix, so that our own reaper and the operator know it.
 APPLICATION_NAME = "sre.runbooks"
 # A database's name in PostgreSQL is at most 63 bytes (NAMEDATALEN - 1), not 63 characters.
 NAME_BYTES = 63
+# A server that vanished without a word (a lost route, a lost machine) is noticed after about a minute, not two hours.
+KEEPALIVES = {"keepalives": 1, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 # Settings of a role or a database that would kill a long session of ours.
 LIFTED = "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0 -c lock_timeout=0"
 
@@ -92,7 +97,7 @@ def connect(
             host=login.host, port=login.port, user=login.user, password=login.password, dbname=login.database,
             sslmode=login.sslmode, sslrootcert=login.sslrootcert, connect_timeout=max(2, math.ceil(timeout_s)),
             application_name=f"{APPLICATION_NAME} {purpose}".strip(), options=LIFTED, autocommit=autocommit,
-            row_factory=dict_row, prepare_threshold=None,
+            row_factory=dict_row, prepare_threshold=None, **KEEPALIVES,
         )
     except psycopg.OperationalError as error:
         reason = " ".join(str(error).split())
@@ -103,14 +108,44 @@ def connect(
         ) from error
 
 
+def first_line(error: Exception) -> str:
+    """The first line of a server's message; those below it can quote rows."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def server_errors(login: Login, hint: str) -> Iterator[None]:
+    """Turn what a server answers, or a connection that it drops, into an error for the operator.
+
+    Raises:
+        RunbookError: the server refused a statement or was lost; `hint` is the next step.
+    """
+    try:
+        yield
+    except DATABASE_ERROR as error:
+        raise RunbookError(
+            f"PostgreSQL as {login.place}: {first_line(error).rstrip('.')}.", hint, host=login.host, port=login.port
+        ) from error
+
+
+def untranslated(connection: psycopg.Connection[dict[str, Any]]) -> str:
+    """The option that makes the server speak English to a client tool whose words are read; only superusers may."""
+    row = connection.execute("SELECT current_setting('is_superuser') AS superuser").fetchone()
+    return "-c lc_messages=C" if row["superuser"] == "on" else ""
+
+
 def identifier(*names: str) -> sql.Identifier:
     """A name, or a schema and a name, quoted for SQL."""
     return sql.Identifier(*names)
 
 
 def connection_string(database: str) -> str:
-    """A database's name for a client tool's `--dbname`: plain, one such as `a=b` would be taken for options."""
-    return make_conninfo(dbname=database)
+    """A database's name, and keepalives, which no variable sets, for a client tool's `--dbname`.
+
+    Plain, a name such as `a=b` would be taken for options.
+    """
+    return make_conninfo(dbname=database, **KEEPALIVES)
 
 
 def shorten(name: str, suffix: str) -> str:

@@ -23,6 +23,9 @@ GRACE_S = 5.0
 TAIL_LINES = 12
 # Error messages quote the end of a stream, never the whole of it.
 TAIL_BYTES = 16384
+# What PostgreSQL's client programs pass on from the server. DETAIL, CONTEXT and "Command was" are not among it: they
+# quote rows.
+SERVER_WORDS = ("ERROR:", "FATAL:", "PANIC:", "HINT:")
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,17 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _tail(stream: object) -> str:
+def own_words(program: str, lines: Sequence[str]) -> list[str]:
+    """What a program says itself: where lines begin with its name, the others quote what it works on, such as rows."""
+    own = [line for line in lines if line.startswith((f"{program}: ", *SERVER_WORDS))]
+    return own if any(line.startswith(f"{program}: ") for line in own) else list(lines)
+
+
+def _tail(stream: object, program: str) -> str:
     size = stream.seek(0, os.SEEK_END)  # type: ignore[attr-defined]
     stream.seek(max(0, size - TAIL_BYTES))  # type: ignore[attr-defined]
     lines = stream.read().decode("utf-8", "replace").strip().splitlines()  # type: ignore[attr-defined]
-    return "\n".join(lines[-TAIL_LINES:])
+    return "\n".join(own_words(program, lines)[-TAIL_LINES:])
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
@@ -96,7 +105,7 @@ def run(
                 if time.monotonic() - started > timeout_s:
                     raise RunbookError(
                         f"{name} was still running after {timeout_s:.0f} s and was ended.", hint, program=name,
-                        stderr=_tail(err),
+                        stderr=_tail(err, name),
                     )
                 if while_waiting:
                     while_waiting()
@@ -107,7 +116,7 @@ def run(
                 _end(child)
         out.seek(0)
         completed = Completed(
-            tuple(argv), child.returncode, out.read().decode("utf-8", "replace"), _tail(err),
+            tuple(argv), child.returncode, out.read().decode("utf-8", "replace"), _tail(err, name),
             time.monotonic() - started,
         )
     if check and completed.returncode != 0:

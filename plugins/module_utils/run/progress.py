@@ -32,7 +32,8 @@ class Progress:
         """Report one line at once."""
         self._last = time.monotonic()
         if self._path:
-            with self._path.open("a", encoding="utf-8") as stream:
+            # Work that goes well must not end because nobody can be told: a full /tmp, a folder that is gone.
+            with contextlib.suppress(OSError), self._path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps({"at": time.time(), "message": message}) + "\n")
 
     def tick(self, describe: Callable[[], str]) -> None:

@@ -137,8 +137,6 @@ def test_a_wrong_password_is_one_sentence_without_the_password(
     [
         ({"store_path": "/nonexistent/store"}, "The store's folder /nonexistent/store does not exist"),
         ({"database": "no such ñ"}, "no such ñ"),
-        ({"newest_row_query": "SELECT nothing"}, "The query for the newest row failed"),
-        ({"newest_row_query": "SELECT 5"}, "which is no time stamp"),
         ({"postgresql_bin_directory": "/usr/bin/nowhere"}, "No pg_dump of version"),
         ({"compression_level": 10}, "compression_level is 10"),
         ({"target": "../escape"}, "cannot be the name of a folder"),
@@ -151,6 +149,21 @@ def test_what_cannot_work_is_refused_with_the_values(
     assert result["failed"]
     assert words in result["msg"]
     assert not list(store.rglob(MANIFEST))
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [("SELECT nothing", "The query for the newest row failed"), ("SELECT 5", "which is no time stamp")],
+)
+def test_a_broken_query_for_the_newest_row_costs_no_backup(
+    database: Login, call_module: Call, backup_arguments: Call, query: str, words: str
+):
+    """B34: a typing error in the inventory must not be found by the nightly backup that then is not there."""
+    arguments = {**backup_arguments(database), "newest_row_query": query}
+    assert words in call_module("pg_backup", arguments, check_mode=True)["notes"][0], "said before it begins"
+    result = call_module("pg_backup", arguments)
+    assert result["backup"]["newest_row_at"] is None
+    assert words in result["notes"][0]
 
 
 def slow_table(login: Login) -> None:

@@ -129,3 +129,22 @@ def test_two_at_once_on_one_target_are_refused(place: TargetFolder):
     with place.locked(), pytest.raises(RunbookError, match="Another backup of auth_db is being made: process"), \
             place.locked():
         pass
+
+
+def test_a_verdict_after_a_torn_line_is_not_lost(place: TargetFolder):
+    """What a killed verification left half written must not swallow the next one's `corrupt`."""
+    folder = place.backup(IDS[0])
+    with (folder / VERDICTS).open("ab") as stream:
+        stream.write(b'{"verdict": "good", "rung": "appl')
+    append_verdict(folder, verdict(IDS[0], "corrupt", None))
+    assert [line.verdict for line in read_verdicts(folder)] == ["good", "corrupt"]
+    assert list_backups(place)[0].proven_rung is None
+
+
+def test_a_backup_that_cannot_be_read_is_listed_and_does_not_hide_the_others(place: TargetFolder):
+    (place.backup(IDS[2]) / MANIFEST).unlink()
+    (place.backup(IDS[2]) / MANIFEST).mkdir()
+    backups = list_backups(place)
+    assert [backup.backup_id for backup in backups] == IDS
+    assert "cannot be read" in backups[2].problem
+    assert pick(backups, least_rung=None).backup_id == IDS[1]

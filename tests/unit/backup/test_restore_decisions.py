@@ -53,10 +53,13 @@ def test_replay_quotes_every_name_and_value(manifest: Manifest) -> None:
 
 
 def test_what_was_changed_since_the_backup_is_told(manifest: Manifest) -> None:
-    live = replace(manifest.database, connection_limit=9, settings=[Setting(None, "work_mem", "1GB")], acl=None)
+    settings = [Setting(None, "work_mem", "1GB"), Setting("shop", "app.api_key", "s3cret")]
+    live = replace(manifest.database, connection_limit=9, settings=settings, acl=None)
     told = " ".join(changed_properties(live, manifest.database))
-    for words in ("limit is 9 now and was -1", "privileges", "work_mem = '1GB' was made since", "'8MB' of the"):
+    for words in ("limit is 9 now and was -1", "privileges", "work_mem was changed since",
+                  "app.api_key of the role shop was made since"):
         assert words in told
+    assert "s3cret" not in told, "the value of a setting can be a secret"
     assert changed_properties(manifest.database, manifest.database) == []
 
 

@@ -104,3 +104,17 @@ def _wait_until(condition, seconds: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true in time"
         time.sleep(0.02)
+
+
+def test_what_a_program_quotes_of_its_data_stays_out_of_errors():
+    """X4: the rows that a restore stumbled over are nobody's to read in a report."""
+    said = (
+        "pg_restore: from TOC entry 7; 0 16390 TABLE DATA people postgres",
+        "pg_restore: error: COPY failed for table people: ERROR:  duplicate key value violates unique constraint",
+        "DETAIL:  Key (mail)=(jane@example.org) already exists.",
+        "CONTEXT:  COPY people, line 4: jane@example.org",
+        "  a second line of the same row",
+        "Command was: COPY public.people (mail) FROM stdin;",
+    )
+    assert process.own_words("pg_restore", said) == list(said[:2])
+    assert process.own_words("orders", said) == list(said), "a program that does not name itself is quoted whole"

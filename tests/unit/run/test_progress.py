@@ -29,3 +29,8 @@ def test_a_tick_right_after_a_line_is_silent(tmp_path: Path):
 def test_without_a_file_nothing_is_written(tmp_path: Path):
     Progress().say("nobody listens")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_work_goes_on_when_its_progress_cannot_be_written(tmp_path: Path):
+    Progress(str(tmp_path / "gone" / "progress.jsonl")).say("half done")
+    assert not (tmp_path / "gone").exists()
