@@ -11,8 +11,8 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.sre.runbooks.plugins.module_utils.health.body import HttpAnswer, judge_answer
-from ansible_collections.sre.runbooks.plugins.module_utils.health.check import STATUSES
-from ansible_collections.sre.runbooks.plugins.module_utils.health.summary import difference, status_of, summary, table
+from ansible_collections.sre.runbooks.plugins.module_utils.health.summary import summary, table
+from ansible_collections.sre.runbooks.plugins.module_utils.run.checks import STATUSES, difference, status_of
 
 
 def _checks(value: Any, filter_name: str) -> Sequence[Mapping[str, Any]]:

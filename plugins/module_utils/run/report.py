@@ -4,16 +4,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from ansible_collections.sre.runbooks.plugins.module_utils.run.checks import difference, status_of
 from ansible_collections.sre.runbooks.plugins.module_utils.run.outcome import UNKNOWN, Outcome, from_data, worst
 from ansible_collections.sre.runbooks.plugins.module_utils.run.records import Record
 
 FORMAT = 1
-# The worst first, as everywhere: what could not be seen is worse than a warning.
-STATUSES = ("critical", "unknown", "warning", "ok")
 
 
 def seconds_between(start: str, end: str) -> float | None:
@@ -28,38 +27,23 @@ def _time(text: str) -> datetime:
     return datetime.fromisoformat(str(text).replace("Z", "+00:00"))
 
 
-def worst_status(checks: Sequence[Mapping[str, Any]]) -> str:
-    """The worst status of some checks; of none, or with a word that is no status, it is `unknown`."""
-    found = {str(check.get("status")) for check in checks}
-    if not found or not found <= set(STATUSES):
-        return "critical" if "critical" in found else "unknown"
-    return next(status for status in STATUSES if status in found)
-
-
 def _health(entries: Sequence[Record]) -> dict[str, Any]:
     """The last measurement under each label, and what differs between before and after."""
     labels: dict[str, Any] = {}
     for entry in entries:
         data = entry["data"]
-        checks = [check for check in data.get("checks") or [] if isinstance(check, dict)]
+        checks = [
+            {"target": "", "name": "", "status": "unknown", "message": "", **check}
+            for check in data.get("checks") or [] if isinstance(check, dict)
+        ]
         labels[str(data.get("label", ""))] = {
-            "at": entry["at"], "status": worst_status(checks), "checks": checks,
+            "at": entry["at"], "status": status_of(checks), "checks": checks,
             "not_measured": list(data.get("not_measured") or []),
         }
-    before, after = (_by_name(labels.get(label, {}).get("checks", [])) for label in ("before", "after"))
-    changes = [
-        {
-            "target": key[0], "name": key[1], "before": before.get(key, {}).get("status"),
-            "after": after.get(key, {}).get("status"), "message": (after.get(key) or before[key]).get("message", ""),
-        }
-        for key in [*before, *(key for key in after if key not in before)]
-        if before and after and before.get(key, {}).get("status") != after.get(key, {}).get("status")
-    ]
+    before, after = (labels.get(label, {}).get("checks", []) for label in ("before", "after"))
+    found = difference(before, after) if before and after else {}
+    changes = [change for kind in ("worse", "gone", "new", "better") for change in found.get(kind, [])]
     return {"measured": labels, "changes": changes}
-
-
-def _by_name(checks: Sequence[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
-    return {(str(check.get("target", "")), str(check.get("name", ""))): check for check in checks}
 
 
 def _phases(entries: Sequence[Record]) -> list[dict[str, Any]]:

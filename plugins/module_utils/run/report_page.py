@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from ansible_collections.sre.runbooks.plugins.module_utils.run import outcome as outcomes
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import amount, duration
 
 TONES = {
     outcomes.DONE: "good",
@@ -38,40 +39,13 @@ EXPLAINED = {
 MEASURES = {
     "recovery_time": "Recovery time",
     "recovery_point": "Data lost (time)",
-    "outage": "Outage",
+    "outage": "Outage (stop to healthy)",
+    "exchange": "Exchange",
     "size": "Size",
     "rows_lost": "Rows lost",
 }
-BYTE_UNITS = ("B", "kB", "MB", "GB", "TB")
 # Bars narrower than this cannot be seen on a phone.
 NARROWEST_PERCENT = 0.8
-
-
-def duration(value: Any) -> str:
-    """Seconds as an operator would say them."""
-    if not isinstance(value, (int, float)):
-        return "not known"
-    if value < 1:
-        return f"{value * 1000:.0f} ms"
-    if value < 60:
-        return f"{value:.1f} s"
-    minutes, seconds = divmod(round(value), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    units = [(days, "d"), (hours, "h"), (minutes, "min"), (seconds, "s")]
-    first = next(index for index, (count, _unit) in enumerate(units) if count)
-    return " ".join(f"{count} {unit}" for count, unit in units[first : first + 2] if count)
-
-
-def size(value: Any) -> str:
-    """Bytes with a decimal unit."""
-    if not isinstance(value, (int, float)):
-        return "not known"
-    for unit in BYTE_UNITS:
-        if abs(value) < 1000 or unit == BYTE_UNITS[-1]:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return "not known"
 
 
 def title(name: str, hosts: Sequence[str]) -> str:
@@ -79,20 +53,10 @@ def title(name: str, hosts: Sequence[str]) -> str:
     return f"{len(hosts)} hosts" if len(hosts) > 1 else name
 
 
-def amount(value: Any, unit: Any) -> str:
-    """A value with its unit."""
-    if unit in ("s", "seconds"):
-        return duration(value)
-    if unit in ("B", "bytes"):
-        return size(value)
-    if value is None:
-        return "not known"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        value = int(value) if value.is_integer() else round(value, 1 if abs(value) >= 10 else 3)
-    text = f"{value:,}" if isinstance(value, (int, float)) else str(value)
-    return f"{text} {'%' if unit == 'percent' else unit or ''}".strip()
+def label(name: Any) -> str:
+    """What a measure or a phase is called on the page."""
+    text = str(name).replace("_", " ")
+    return MEASURES.get(str(name)) or text[:1].upper() + text[1:]
 
 
 def clock(text: str) -> str:
@@ -144,7 +108,7 @@ def timeline(target: Mapping[str, Any]) -> dict[str, Any]:
         ]
         rows.append(
             {
-                "label": phase["name"],
+                "label": label(phase["name"]),
                 "kind": phase["name"] if phase["ended_at"] else "broken",
                 **place(begin, finish),
                 "time": duration(phase["duration_s"]) if phase["ended_at"] else "not finished",
@@ -157,7 +121,7 @@ def timeline(target: Mapping[str, Any]) -> dict[str, Any]:
             begin = _epoch(measure.get("started_at")) or finish - measure["value"]
             rows.append(
                 {
-                    "label": "outage",
+                    "label": "Outage",
                     "kind": "outage",
                     **place(begin, finish),
                     "marks": [],
@@ -234,7 +198,7 @@ def _measures(measures: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [
         {
             "name": measure["name"],
-            "label": MEASURES.get(measure["name"], str(measure["name"]).replace("_", " ")),
+            "label": label(measure["name"]),
             "value": amount(measure["value"], measure["unit"]),
             "objective": "" if measure["objective"] is None else amount(measure["objective"], measure["unit"]),
             "tone": {True: "good", False: "bad", None: "quiet"}[measure["met"]],

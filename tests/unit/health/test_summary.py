@@ -8,7 +8,6 @@ from ansible_collections.sre.runbooks.plugins.filter.health import FilterModule
 from ansible_collections.sre.runbooks.plugins.module_utils.health.check import STATUSES, Check, Threshold, judged, worst
 from ansible_collections.sre.runbooks.plugins.module_utils.health.measures import MEASURES, threshold_for
 from ansible_collections.sre.runbooks.plugins.module_utils.health.summary import grouped
-from ansible_collections.sre.runbooks.plugins.module_utils.run import report
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from hypothesis import given
 from hypothesis import strategies as st

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.sre.runbooks.plugins.module_utils.run.report import build, worst_status
-from ansible_collections.sre.runbooks.plugins.module_utils.run.report_page import amount, duration, page, size, timeline
+from ansible_collections.sre.runbooks.plugins.module_utils.run.checks import difference, status_of
+from ansible_collections.sre.runbooks.plugins.module_utils.run.report import build
+from ansible_collections.sre.runbooks.plugins.module_utils.run.report_page import label, page, timeline
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import amount, duration, size
 
 from tests.integration.run.sample import at, restore, run
 
@@ -16,10 +18,10 @@ from tests.integration.run.sample import at, restore, run
     [
         (0.052, "s", "52 ms"), (13.5, "s", "13.5 s"), (60, "s", "1 min"), (3600, "s", "1 h"),
         (2830, "s", "47 min 10 s"),
-        (86400, "s", "1 d"), (0, "s", "0 ms"), (0, "bytes", "0 B"), (108_387, "bytes", "108.4 kB"),
+        (86400, "s", "1 d"), (0, "s", "0 s"), (5, "s", "5 s"), (0, "bytes", "0 B"), (108_387, "bytes", "108.4 kB"),
         (512_400_000, "bytes", "512.4 MB"), (4120, "rows", "4,120 rows"), (10.309, "percent", "10.3 %"),
         (0.0, "sessions", "0 sessions"), (True, "", "yes"), (None, "s", "not known"), (None, "rows", "not known"),
-        ("<b>", None, "<b>"), (59.99, "s", "60.0 s"),
+        ("<b>", None, "<b>"), (59.99, "s", "1 min"),
     ],
 )
 def test_amounts_are_written_as_people_say_them(value: Any, unit: Any, shown: str) -> None:
@@ -39,7 +41,24 @@ def test_what_was_not_measured_is_never_shown_as_a_figure() -> None:
     ],
 )
 def test_only_ok_checks_make_a_healthy_target(statuses: list[str], worst: str) -> None:
-    assert worst_status([{"status": status} for status in statuses]) == worst
+    assert status_of([{"status": status} for status in statuses]) == worst
+
+
+def test_a_check_that_is_gone_is_not_known_to_be_well() -> None:
+    was = {"target": "orders-db", "name": "health", "status": "ok", "message": ""}
+    found = difference([was], [{**was, "name": "another"}])
+    assert (found["status"], found["gone"][0]["after"], found["gone"][0]["message"]) == (
+        "unknown", None, "It was not measured again.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("exchange", "Exchange"), ("rows_lost", "Rows lost"), ("outage", "Outage (stop to healthy)"),
+     ("recovery_point", "Data lost (time)"), ("take_back", "Take back"), ("apply", "Apply")],
+)
+def test_names_on_the_page_are_words(name: str, shown: str) -> None:
+    assert label(name) == shown
 
 
 def test_the_report_measures_against_the_targets_and_before_against_after() -> None:
@@ -48,7 +67,7 @@ def test_the_report_measures_against_the_targets_and_before_against_after() -> N
         "outage": True, "recovery_time": True, "recovery_point": False, "rows_lost": None, "size": None,
     }
     assert [(change["name"], change["before"], change["after"]) for change in target["health"]["changes"]] == [
-        ("newest row", "critical", "warning"), ("health", "critical", "ok"),
+        ("health", "critical", "ok"), ("newest row", "critical", "warning"),
     ]
     assert [(phase["name"], phase["duration_s"]) for phase in target["phases"]] == [
         ("preflight", 4.0), ("apply", 36.9), ("verify", 5.4),
@@ -68,12 +87,12 @@ def test_every_bar_and_mark_of_the_timeline_is_inside_it() -> None:
     records.append({"at": at(60), "host": "orders-db", "kind": "phase", "data": {"name": "undo", "state": "begin"}})
     (target,) = build(records, [])["targets"]
     rows = timeline(target)["rows"]
-    assert [row["label"] for row in rows] == ["preflight", "apply", "verify", "undo", "outage", "outage"]
+    assert [row["label"] for row in rows] == ["Preflight", "Apply", "Verify", "Undo", "Outage", "Outage"]
     for row in rows:
         assert 0 <= row["left"] < 100
         assert 0 < row["width"] <= 100 - row["left"] + 0.01
         assert all(0 <= mark["left"] <= 100 for mark in row["marks"])
-    assert next(row for row in rows if row["label"] == "undo")["time"] == "not finished"
+    assert next(row for row in rows if row["label"] == "Undo")["time"] == "not finished"
 
 
 @pytest.mark.parametrize(
