@@ -148,11 +148,12 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.dump import BackupMaker, Request, observe, plan_of
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetFolder, human
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetFolder
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.arguments import login_spec
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import size as size_words
 
 
 def request_of(arguments: dict[str, Any]) -> Request:
@@ -222,8 +223,8 @@ def main() -> None:
             result["notes"] = maker.notes
             result["backup"] = made = summary_of(manifest, request.place.backup(manifest.backup_id))
             result["message"] = (
-                f"{made['backup_id']}: {made['rows']} rows in {made['tables']} tables, {human(made['total_bytes'])},"
-                f" in {made['duration_s']} s."
+                f"{made['backup_id']}: {made['rows']} rows in {made['tables']} tables,"
+                f" {size_words(made['total_bytes'])}, in {made['duration_s']} s."
             )
     except RunbookError as error:
         module.fail_json(msg=str(error), error=error.context)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest, read_manifest
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetFolder, human
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetFolder
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import (
     BAD,
     Verdict,
@@ -20,6 +20,8 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import
     read_verdicts,
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import age as in_words
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import size as size_words
 
 
 @dataclass(frozen=True)
@@ -133,26 +135,18 @@ def pick(
     raise RunbookError(f"There is no backup{wanted}: {_summary(backups)}", hint)
 
 
-HEADING = f"{'target':<24} {'newest backup':<22} {'age':>8} {'size':>10}  {'proven':<12} backups"
-
-
-def age_words(seconds: float) -> str:
-    """An age for a narrow column."""
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"
+HEADING = f"{'target':<24} {'newest backup':<22} {'age':>10} {'size':>10}  {'proven':<12} backups"
 
 
 def line_of(target: str, backups: Sequence[Backup], moment: datetime) -> str:
     """A line of the terminal's table under HEADING."""
     if not backups:
-        return f"{target:<24} {'none':<22} {'':>8} {'':>10}  {'':<12} 0"
+        return f"{target:<24} {'none':<22} {'':>10} {'':>10}  {'':<12} 0"
     newest = backups[-1].as_dict(moment)
-    age = "unknown" if newest["age_s"] is None else age_words(newest["age_s"])
-    size = "unknown" if newest["total_bytes"] is None else human(newest["total_bytes"])
+    age = "unknown" if newest["age_s"] is None else in_words(newest["age_s"])
+    size = "unknown" if newest["total_bytes"] is None else size_words(newest["total_bytes"])
     verdict = newest["verdict"] if newest["verdict"] in BAD else newest["rung"] or "not proven"
-    return f"{target:<24} {newest['backup_id']:<22} {age:>8} {size:>10}  {verdict:<12} {len(backups)}"
+    return f"{target:<24} {newest['backup_id']:<22} {age:>10} {size:>10}  {verdict:<12} {len(backups)}"
 
 
 def assess(
@@ -183,7 +177,7 @@ def assess(
     if age > maximum_age_s:
         found.append(
             f"The newest backup of {target} that is proven to the rung {least_rung}, {proven.backup_id}, is"
-            f" {age_words(age)} old, and at most {age_words(maximum_age_s)} are allowed. {back_up}"
+            f" {in_words(age)} old, and at most {in_words(maximum_age_s)} are allowed. {back_up}"
         )
     return found
 

@@ -38,7 +38,6 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import (
     DATA,
     GLOBALS,
     TargetFolder,
-    human,
     new_backup_id,
     now,
     remove_folder,
@@ -55,6 +54,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.run import process
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.plan import Plan
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import size as size_words
 
 ATTEMPTS = 5
 # pg_dump's workers lock their tables again later, and fail when somebody waits for one; a single worker does not.
@@ -168,8 +168,8 @@ def plan_of(request: Request, observed: Observed) -> Plan:
     """
     if observed.free_bytes < observed.estimated_bytes + RESERVE_BYTES:
         raise RunbookError(
-            f"The store {request.place.store_path} has {human(observed.free_bytes)} free, and a backup of"
-            f" {request.database} may need {human(observed.estimated_bytes)}.",
+            f"The store {request.place.store_path} has {size_words(observed.free_bytes)} free, and a backup of"
+            f" {request.database} may need {size_words(observed.estimated_bytes)}.",
             "Make room there (playbook sre.runbooks.backup_catalog shows what is old), or name another backup_store.",
             free_bytes=observed.free_bytes, estimated_bytes=observed.estimated_bytes,
         )
@@ -178,8 +178,8 @@ def plan_of(request: Request, observed: Observed) -> Plan:
         plan.add("remove what a killed backup left", str(request.place.path / name), "partial", "absent", False)
     plan.add(
         "back up database", f"{request.place.path}/<backup_id>", "absent",
-        f"{observed.tables} tables, up to {human(observed.estimated_bytes)}"
-        f" of {human(observed.free_bytes)} free, with {request.jobs} jobs, {compression(request)}",
+        f"{observed.tables} tables, up to {size_words(observed.estimated_bytes)}"
+        f" of {size_words(observed.free_bytes)} free, with {request.jobs} jobs, {compression(request)}",
     )
     return plan
 
@@ -274,7 +274,7 @@ class BackupMaker:
                 counter.close()
         self._globals(folder)
         self._require_every_table(folder, held.relations)
-        self._activity = lambda: f"hashing {human(size_of(folder))}"
+        self._activity = lambda: f"hashing {size_words(size_of(folder))}"
         self._progress.say(self._activity())
         files = describe_files(folder, files_below(folder), request.jobs)
         sync_folder(folder / DATA)
@@ -290,7 +290,7 @@ class BackupMaker:
     def _run_pg_dump(self, folder: Path, held: HeldSnapshot, counter: TableCounter, jobs: int) -> None:
         expected = sum(relation.kind in COUNTED for relation in held.relations)
         self._activity = lambda: (
-            f"{human(size_of(folder / DATA))} written of up to {human(self._observed.estimated_bytes)},"
+            f"{size_words(size_of(folder / DATA))} written of up to {size_words(self._observed.estimated_bytes)},"
             f" {counter.done()} of {len(held.relations)} tables counted"
         )
         self._progress.say(f"dumping {expected} tables in snapshot {held.snapshot.id}")
@@ -356,8 +356,8 @@ class BackupMaker:
         free = self._request.place.free_bytes()
         return RunbookError(
             f"The store {self._request.place.store_path} became full while {self._request.database} was dumped:"
-            f" {human(written)} were written, up to {human(self._observed.estimated_bytes)} were expected,"
-            f" {human(self._observed.free_bytes)} were free at the start and {human(free)} now.",
+            f" {size_words(written)} were written, up to {size_words(self._observed.estimated_bytes)} were expected,"
+            f" {size_words(self._observed.free_bytes)} were free at the start and {size_words(free)} now.",
             "Make room there and start it again; nothing is left of this backup.",
             written_bytes=written, estimated_bytes=self._observed.estimated_bytes,
         )

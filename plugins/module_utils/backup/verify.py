@@ -30,7 +30,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest impor
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.replay import replay
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.scratch import scratch_database
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import DATA, human, now
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import DATA, now
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import (
     CORRUPT,
     GOOD,
@@ -52,6 +52,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import size as size_words
 
 # connect() tells the operator when it is missing.
 with contextlib.suppress(ImportError):
@@ -325,8 +326,9 @@ class Verification:
         small = Scanner(self._folder, [file for file in manifest.files if file not in data], False, 1)
         small.wait()
         self._scanner = Scanner(self._folder, data, self._reaches("archive"), self._drill.jobs)
-        self._activity = lambda: f"reading files: {human(self._scanner.done_bytes)} of {human(manifest.total_bytes)}"
-        return f"{len(manifest.files)} files, {human(manifest.total_bytes)}"
+        whole = size_words(manifest.total_bytes)
+        self._activity = lambda: f"reading files: {size_words(self._scanner.done_bytes)} of {whole}"
+        return f"{len(manifest.files)} files, {whole}"
 
     def _finish_bytes(self, started: float) -> None:
         """Wait for the data files. What is wrong with one of them is the finding, whatever else was seen meanwhile."""
@@ -387,7 +389,7 @@ class Verification:
 
     def _restore(self, stack: contextlib.ExitStack) -> str:
         drill, manifest = self._drill, self.manifest
-        self._activity = lambda: f"restoring {human(manifest.database.size_bytes)} on {drill.login.host}"
+        self._activity = lambda: f"restoring {size_words(manifest.database.size_bytes)} on {drill.login.host}"
         self._progress.say(self._activity())
         name, notes = stack.enter_context(
             scratch_database(drill.login, manifest, own_server=drill.own_server, free_bytes=drill.free_bytes)

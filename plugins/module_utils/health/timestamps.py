@@ -7,6 +7,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import age as spoken
+
+__all__ = ["parse_timestamp", "spoken"]
+
 # Digits of a point in time since 1970 tell its unit: 10 are seconds, 13 milliseconds, 16 microseconds, 19 nanoseconds.
 UNITS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))
 # Fewer digits than this is a calendar date (20261121), not a count of seconds.
@@ -65,11 +69,3 @@ def _from_http(text: str) -> datetime | None:
         return parsedate_to_datetime(text)
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
-
-
-def spoken(seconds: float) -> str:
-    """A duration as a person says it: `45 s`, `12 minutes`, `2 hours`, `3 days`."""
-    for limit, divisor, word in ((120, 1, "s"), (7200, 60, "minutes"), (172800, 3600, "hours")):
-        if seconds < limit:
-            return f"{seconds / divisor:.0f} {word}"
-    return f"{seconds / 86400:.0f} days"

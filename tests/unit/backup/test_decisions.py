@@ -26,7 +26,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest impor
     write_manifest,
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.scratch import is_leftover, scratch_name
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetFolder, human
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetFolder
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import Verdict, append_verdict
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verify import (
     FindingError,
@@ -35,6 +35,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.verify import 
     verdict_of_restore_error,
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import size as size_words
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -58,7 +59,7 @@ def test_the_expected_size_follows_the_last_backup(
     ("size", "words"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (402118233, "402.1 MB"), (5e12, "5.0 TB")]
 )
 def test_sizes_are_readable(size: float, words: str):
-    assert human(size) == words
+    assert size_words(size) == words
 
 
 LISTING = """;
@@ -187,7 +188,7 @@ def place(tmp_path: Path, manifest_of: Callable[..., Manifest]) -> TargetFolder:
     ("verdicts", "maximum_age_s", "words"),
     [
         ([("good", "archive")], 7200, []),
-        ([("good", "archive")], 7199, ["is 2 h old, and at most 120 min are allowed"]),
+        ([("good", "archive")], 7199, ["is 2 hours old, and at most 120 minutes are allowed"]),
         ([("good", "bytes")], 7200, ["no backup proven to the rung archive"]), ([], 7200, ["no backup proven"]),
         ([("good", "content"), ("corrupt", None)], 7200, ["of auth-db is corrupt", "no backup proven"]),
         ([("good", "content"), ("unverifiable", "bytes")], 7200, []),
@@ -214,5 +215,5 @@ def test_no_backup_is_a_problem_with_the_command():
 def test_the_table_is_aligned(place: TargetFolder):
     line = line_of("auth-db", list_backups(place), NOW)
     assert line.index("not proven") == HEADING.index("proven")
-    assert "2 h" in line
+    assert "2 hours" in line
     assert line_of("auth-db", [], NOW).endswith(" 0")
