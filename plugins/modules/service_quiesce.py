@@ -29,7 +29,10 @@ options:
   control:
     description:
       - How it is driven, as C(service_control) in the inventory. C(driver) is V(process), with C(pid_file) and
-        C(command), and optional C(directory), C(log_file), C(stop_timeout_seconds) and C(kill).
+        C(command), and optional C(directory), C(log_file), C(environment_file), C(stop_timeout_seconds) and C(kill).
+      - What is started again has its command, directory, user, group and umask back. Of its environment only C(PATH),
+        C(LANG), C(HOME), C(USER), C(LOGNAME) and C(SHELL) are set, and what stands in C(environment_file), a file on
+        the service's host with C(NAME=value) on each line; variables of a running process are never written down.
       - The drivers V(kubernetes), V(compose) and V(systemd) are known words that are not served yet.
     type: dict
     required: true
@@ -81,8 +84,17 @@ record:
   returned: success
   type: dict
   sample: {target: orders, driver: process, running: true, pid: 4711, process_started: 8812345,
-           command: [/srv/orders/bin/orders], directory: /srv/orders, uid: 998, gid: 998}
+           command: [/srv/orders/bin/orders], directory: /srv/orders, uid: 998, gid: 998,
+           umask: "0022"}
+notes:
+  description: What an operator should know of how it was found, with O(state=quiesced).
+  returned: success
+  type: list
+  elements: str
+  sample: ["The service orders counts as stopped, since its file /run/orders.pid is not on app-1."]
 """
+
+import contextlib
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
@@ -107,21 +119,24 @@ def main() -> None:
     name, plan = module.params["name"], Plan()
     try:
         service = service_of(name, module.params["control"], Progress(module.params["progress_file"]))
-        record = service.observe()
-        running = f"running as process {record['pid']}" if record["running"] else "stopped"
-        if module.params["state"] == "quiesced":
-            if record["running"]:
-                plan.add("stop the service", name, running, "stopped")
-            if plan and not module.check_mode:
-                service.quiesce(record)
-        elif module.params["record"].get("running") and not record["running"]:
-            plan.add("start the service", name, running, "running")
-            if not module.check_mode:
-                record = service.release(module.params["record"])
+        # Check mode changes nothing, and so leaves no file of a lock.
+        with contextlib.nullcontext() if module.check_mode else service.alone():
+            notes = service.notes() if module.params["state"] == "quiesced" else []
+            record = service.observe()
+            running = f"running as process {record['pid']}" if record["running"] else "stopped"
+            if module.params["state"] == "quiesced":
+                if record["running"]:
+                    plan.add("stop the service", name, running, "stopped")
+                if plan and not module.check_mode:
+                    service.quiesce(record)
+            elif module.params["record"].get("running") and not record["running"]:
+                plan.add("start the service", name, running, "running")
+                if not module.check_mode:
+                    record = service.release(module.params["record"])
     except RunbookError as error:
         module.fail_json(msg=str(error), error=error.context)
     module.exit_json(
-        changed=bool(plan), plan=plan.as_list(), diff=plan.diff(), record={"target": name, **record}
+        changed=bool(plan), plan=plan.as_list(), diff=plan.diff(), record={"target": name, **record}, notes=notes
     )
 
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
@@ -20,8 +21,18 @@ Record = dict[str, Any]
 class Service(Protocol):
     """What a driver can do with one service. A record is plain data without secrets, and has at least `running`."""
 
+    def alone(self) -> AbstractContextManager[None]:
+        """Keep every other run from this service meanwhile: between `observe` and what follows it nothing may come.
+
+        Raises:
+            RunbookError: another run works on it for too long.
+        """
+
     def observe(self) -> Record:
         """How the service is now: everything that `release` needs to bring exactly this back."""
+
+    def notes(self) -> list[str]:
+        """What an operator should know of how the service was found, such as that nothing says where it runs."""
 
     def quiesce(self, record: Record) -> None:
         """Stop what the record describes, and return when it is gone.

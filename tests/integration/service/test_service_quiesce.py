@@ -93,6 +93,83 @@ def test_check_run_check_run_stops_once_and_brings_exactly_that_back(
     assert not call_module("service_quiesce", back)["changed"]
 
 
+def test_its_umask_comes_back_and_our_own_environment_stays_with_us(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """X6 X18: a token of the operator has no business in a service that lives for months."""
+    (running.folder / "environment").write_text("# the orders' own\nORDERS_MODE='night shift'\n", encoding="utf-8")
+    running.start("import os\nos.umask(0o037)\n" + POLITE)
+    service = running.service(environment_file=str(running.folder / "environment"))
+    record = service.observe()
+    assert record["umask"] == "0037"
+    service.quiesce(record)
+    running.program.write_text(POLITE, encoding="utf-8")
+    monkeypatch.setenv("OPERATORS_TOKEN", "s3cret")
+    now = service.release(record)
+    assert now["umask"] == "0037"
+    variables = Path(f"/proc/{running.pid}/environ").read_text(encoding="utf-8").split("\0")
+    assert "ORDERS_MODE=night shift" in variables
+    assert not any("s3cret" in variable for variable in variables)
+
+
+def test_a_file_of_variables_is_never_quoted(running: Running) -> None:
+    (running.folder / "environment").write_text("the password is s3cret\n", encoding="utf-8")
+    running.start()
+    service = running.service(environment_file=str(running.folder / "environment"))
+    record = service.observe()
+    service.quiesce(record)
+    with pytest.raises(RunbookError, match=r"Line 1 of .* is not of the form NAME=value") as caught:
+        service.release(record)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_service_in_the_background_keeps_the_file_that_it_wrote(running: Running) -> None:
+    """Its first process ends; the id that counts is the one that it wrote itself."""
+    running.program.write_text(POLITE, encoding="utf-8")
+    running.control["command"] = [sys.executable, str(running.program)]
+    record = {**running.service().observe(), "running": True}
+    running.program.write_text(
+        "import os, sys\nif os.fork():\n    os._exit(0)\n"
+        f"open({str(running.folder / 'pid')!r}, 'w').write(str(os.getpid()))\n" + POLITE, encoding="utf-8",
+    )
+    now = running.service().release(record)
+    assert now["running"]
+    assert now["pid"] == running.pid
+    assert read_process(running.pid)["command"] == running.control["command"]
+
+
+def test_one_run_at_a_time_works_on_a_service(running: Running) -> None:
+    """X5: two that start it at once would start it twice."""
+    running.start()
+    one, other = running.service(stop_timeout_seconds=0.1), running.service(stop_timeout_seconds=0.1)
+    busy = pytest.raises(RunbookError, match="Another run is stopping or starting the service orders")
+    with one.alone(), busy, other.alone():
+        pass
+    with other.alone():
+        assert other.observe()["running"]
+
+
+def test_what_a_service_printed_is_quoted_without_its_secrets(running: Running) -> None:
+    """X18: many a program prints the address of its database before it dies."""
+    running.start()
+    service = running.service()
+    record = service.observe()
+    service.quiesce(record)
+    running.program.write_text("import sys\nsys.exit('postgresql://shop:s3cret@db/shop password=s3cret')\n")
+    with pytest.raises(RunbookError, match=r"postgresql://shop:\*\*\*@db/shop password=\*\*\*") as caught:
+        service.release(record)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_service_without_its_file_is_not_passed_over_in_silence(
+    running: Running, call_module: Callable[..., dict[str, Any]]
+) -> None:
+    arguments = {"name": "orders", "control": running.control, "state": "quiesced"}
+    seen = call_module("service_quiesce", arguments, check_mode=True)
+    assert "counts as stopped" in seen["notes"][0]
+    assert not list(running.folder.iterdir()), "looking leaves nothing"
+
+
 def test_a_service_that_did_not_run_is_not_started(running: Running) -> None:
     """X6: a count that is written down, not one that is assumed."""
     service = running.service()
