@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from yaml import YAMLError
 
-from tools import check_arguments, check_runbooks, check_tasks, generate, inventory_schema
+from tools import check_arguments, check_links, check_runbooks, check_tasks, generate, inventory_schema
 from tools.repository import ROOT
 
 SILENCE_S = 4.0
@@ -93,6 +93,7 @@ CHECKS: dict[str, Check] = {
     "tasks": own(check_tasks.findings),
     "inventories": own(inventory_schema.findings),
     "runbooks": own(check_runbooks.findings),
+    "links": own(check_links.findings),
     "generated": own(generate.findings),
 }
 
