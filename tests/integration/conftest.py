@@ -40,7 +40,7 @@ def server_folder() -> Iterator[Path]:
     """A folder that servers can reach, also when root starts them; what still runs below it at the end is killed."""
     root = machine.state_root()
     for left in root.glob("tests-*"):  # a test run that was killed could not clean up
-        if not machine.is_running(int(left.name.removeprefix("tests-")), "pytest"):
+        if not machine.is_running(int(left.name.removeprefix("tests-")), "python"):
             _end(left)
     folder = root / f"tests-{os.getpid()}"
     folder.mkdir(mode=0o711)

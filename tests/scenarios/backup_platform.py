@@ -181,7 +181,7 @@ def server_place() -> Iterator[Path]:
     """A folder that servers can reach; what a killed test run left is ended first."""
     root = machine.state_root()
     for left in root.glob(f"{PREFIX}*"):
-        if not machine.is_running(int(left.name.removeprefix(PREFIX)), "pytest"):
+        if not machine.is_running(int(left.name.removeprefix(PREFIX)), "python"):
             _end(left)
     folder = root / f"{PREFIX}{os.getpid()}"
     folder.mkdir(mode=0o711)

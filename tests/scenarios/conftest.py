@@ -128,7 +128,7 @@ class Platform:
 
 def _platform(system: str, folder: Path) -> Iterator[Platform]:
     for name in lab_names():  # a test run that was killed could not clean up
-        if name.startswith(PREFIX) and not machine.is_running(int(name.split("-")[1]), "pytest"):
+        if name.startswith(PREFIX) and not machine.is_running(int(name.split("-")[1]), "python"):
             Lab(name).down(print)
     lab = Lab(f"{PREFIX}{os.getpid()}-{system}")
     try:
