@@ -88,6 +88,13 @@ options:
     description: For O(state=undone), somebody has agreed to lose what was written since applications were let in.
     type: bool
     default: false
+  drop_copy:
+    description: For O(state=undone), drop the copy at once. It waits for a checkpoint, so applications come first.
+    type: bool
+    default: true
+  free_bytes:
+    description: Free disk of the server, where it cannot be read because the server is on another machine.
+    type: int
   retained_seconds:
     description: How long the database that is put aside is kept.
     type: int
@@ -100,6 +107,14 @@ options:
     description: How long the application's own check may take.
     type: int
     default: 60
+  smoke_timeout_seconds:
+    description: How long the same check may take while nobody is let in, after the exchange.
+    type: int
+    default: 10
+  drop_timeout_seconds:
+    description: How long dropping a database may take.
+    type: int
+    default: 300
   timeout_seconds:
     description: Seconds after which C(pg_restore) is ended.
     type: int
@@ -165,13 +180,14 @@ backup:
   returned: when O(state=prepared)
   type: dict
   sample: {backup_id: 20261121T021500Z-3fa9, taken_at: "2026-11-21T02:15:00.120Z", proven_rung: content,
-           newest_row_at: "2026-11-21T02:14:59.880Z", size_bytes: 500000000, drill_seconds: 41.2}
+           newest_row_at: "2026-11-21T02:14:59.880Z", size_bytes: 500000000, drill_seconds: 41.2,
+           newer: {count: 0, newest_taken_at: null}}
 losses:
   description: What a restore (or going back) takes away, as far as it can be told.
   returned: when the live database can be read
   type: dict
   sample: {newest_live_row_at: "2026-11-21T14:31:00.000Z", newest_backup_row_at: "2026-11-21T02:14:59.880Z",
-           lost_seconds: 44160.12, rows_lost: 4120, problem: "",
+           lost_seconds: 44160.12, rows_lost: 4120, uncounted: [], problem: "",
            tables: [{table: public.orders, backup: 100000, live: 104120}]}
 notes:
   description: Sentences worth knowing that stop nothing.
@@ -248,8 +264,10 @@ def request_of(arguments: dict[str, Any]) -> Request:
         least_rung=None if rung == "none" else rung, application_check=arguments["application_check"],
         newest_row_query=arguments["newest_row_query"], bin_directory=arguments["postgresql_bin_directory"],
         jobs=arguments["jobs"], retired=arguments["retired"] or None, losses_agreed=arguments["losses_agreed"],
+        drop_copy=arguments["drop_copy"], free_bytes=arguments["free_bytes"],
         retained_s=arguments["retained_seconds"], session_timeout_s=arguments["session_timeout_seconds"],
         check_timeout_s=arguments["check_timeout_seconds"], timeout_s=arguments["timeout_seconds"],
+        smoke_timeout_s=arguments["smoke_timeout_seconds"], drop_timeout_s=arguments["drop_timeout_seconds"],
         lock_wait_s=arguments["lock_wait_seconds"],
     )
 
@@ -273,9 +291,13 @@ def main() -> None:
             "jobs": {"type": "int", "default": 2},
             "retired": {"type": "str"},
             "losses_agreed": {"type": "bool", "default": False},
+            "drop_copy": {"type": "bool", "default": True},
+            "free_bytes": {"type": "int"},
             "retained_seconds": {"type": "int", "default": 259200},
             "session_timeout_seconds": {"type": "int", "default": 5},
             "check_timeout_seconds": {"type": "int", "default": 60},
+            "smoke_timeout_seconds": {"type": "int", "default": 10},
+            "drop_timeout_seconds": {"type": "int", "default": 300},
             "timeout_seconds": {"type": "int", "default": 86400},
             "lock_wait_seconds": {"type": "int", "default": 600},
             "postgresql_bin_directory": {"type": "path"},

@@ -158,8 +158,10 @@ def judge(
             problems.append(f"The extension {one.name} {one.version} is not available on the server: install it there.")
         elif f"{one.name} {one.version}" not in server.extensions:
             there = sorted(known.rpartition(" ")[2] for known in server.extensions if known.startswith(f"{one.name} "))
-            problems.append(
-                f"The extension {one.name} is in the backup as {one.version}, and the server offers {', '.join(there)}."
+            # A dump names no version: the server installs its own, and its scripts say what changed.
+            notes.append(
+                f"The extension {one.name} is in the backup as {one.version}, and the server offers {', '.join(there)}:"
+                " the restored database gets the server's own."
             )
     wanted = {*manifest.roles, properties.owner, *(setting.role for setting in properties.settings if setting.role)}
     missing = sorted(wanted - server.roles)
@@ -218,8 +220,9 @@ def losses(connection: Connection, manifest: Manifest, newest_row_query: str | N
 
     Returns:
         `newest_live_row_at` and `newest_backup_row_at` (None when unknown), `lost_seconds` between them, `rows_lost`
-        (about; in tables that have more rows now), `tables` (`table, backup, live`, where they differ), `problem` (why
-        the newest row is unknown).
+        (about; in tables that have more rows now), `uncounted` (tables that have fewer rows now: how many of them are
+        new nobody can tell, so that `rows_lost` is the least), `tables` (`table, backup, live`, where they differ),
+        `problem` (why the newest row is unknown).
     """
     newest, problem = None, ""
     if newest_row_query:
@@ -236,7 +239,8 @@ def losses(connection: Connection, manifest: Manifest, newest_row_query: str | N
     return {
         "newest_live_row_at": newest, "newest_backup_row_at": manifest.newest_row_at, "problem": problem,
         "lost_seconds": lost_seconds(newest, manifest.newest_row_at),
-        "rows_lost": sum(max(0, (one["live"] or 0) - (one["backup"] or 0)) for one in differ), "tables": differ,
+        "rows_lost": sum(max(0, (one["live"] or 0) - (one["backup"] or 0)) for one in differ),
+        "uncounted": [one["table"] for one in differ if (one["live"] or 0) < (one["backup"] or 0)], "tables": differ,
     }
 
 
@@ -257,8 +261,8 @@ def written_since(connection: Connection, manifest: Manifest | None, tables: lis
         tables: its exact counts now.
 
     Returns:
-        `rows` (exact; None without a manifest), `updated` and `deleted` (from the server's statistics, which a crash
-        empties), and `tables` (`table, backup, live`, where they differ).
+        `rows` (how many more than in the backup, net of deletions; None without a manifest), `updated` and `deleted`
+        (from the server's statistics, which a crash empties), and `tables` (`table, backup, live`, where they differ).
     """
     then: Mapping[str, int | None] = (
         {f"{table.schema}.{table.name}": table.rows for table in manifest.tables} if manifest else {}

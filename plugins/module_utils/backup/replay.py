@@ -90,6 +90,46 @@ def statements(name: str, properties: Properties) -> list[sql.Composable]:
     return made
 
 
+def reset_statements(name: str, properties: Properties) -> list[sql.Composable]:
+    """The statements that take privileges and settings of the database `name`, which has `properties`, away again.
+
+    What is left is what the server gives a new database.
+    """
+    database = identifier(name)
+    made: list[sql.Composable] = []
+    if properties.acl is not None:
+        owner = identifier(properties.owner)
+        names = sorted({grant.grantee for grant in properties.acl if grant.grantee})
+        for grantee in (sql.SQL("PUBLIC"), owner, *(identifier(one) for one in names)):
+            made.append(sql.SQL("REVOKE ALL ON DATABASE {} FROM {} CASCADE").format(database, grantee))
+        made.append(sql.SQL("GRANT ALL ON DATABASE {} TO {}").format(database, owner))
+        made.append(sql.SQL("GRANT CONNECT, TEMPORARY ON DATABASE {} TO PUBLIC").format(database))
+    made.append(sql.SQL("ALTER DATABASE {} RESET ALL").format(database))
+    for role in sorted({setting.role for setting in properties.settings if setting.role}):
+        made.append(sql.SQL("ALTER ROLE {} IN DATABASE {} RESET ALL").format(identifier(role), database))
+    return made
+
+
+def replay_changes(
+    connection: psycopg.Connection[dict[str, Any]], name: str, there: Properties, wanted: Properties
+) -> bool:
+    """Give the database `name`, which has the properties `there`, those `wanted`; in the caller's transaction.
+
+    Returns:
+        Whether anything had to be done. Comment and connection limit are left to the caller.
+    """
+    same = all(
+        one == other for one, other in (
+            (there.owner, wanted.owner), (_as_set(there.acl), _as_set(wanted.acl)),
+            (set(there.settings), set(wanted.settings)),
+        )
+    )
+    if not same:
+        for statement in [*reset_statements(name, there), *statements(name, wanted)]:
+            connection.execute(statement)
+    return not same
+
+
 def replay(connection: psycopg.Connection[dict[str, Any]], name: str, properties: Properties) -> None:
     """Give the database `name` these properties. The connection belongs to a superuser, in a transaction."""
     for statement in statements(name, properties):

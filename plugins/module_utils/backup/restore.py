@@ -7,27 +7,39 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ansible_collections.sre.runbooks.plugins.module_utils.backup import content, load, preflight
 from ansible_collections.sre.runbooks.plugins.module_utils.backup import marker as markers
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.archive import hash_file
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import Backup, list_backups, pick
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.properties import Properties, read_properties
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.replay import changed_properties, replay
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetFolder
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.replay import (
+    changed_properties,
+    replay,
+    replay_changes,
+)
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import DATA, TargetFolder
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.swap import (
+    DROP_TIMEOUT_S,
     UNTOUCHED,
+    CatchUp,
     Database,
     Position,
     Swap,
     copy_name,
 )
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import height
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.verify import FindingError, Scanner
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.client_tools import find_client_tools
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login, connect, identifier
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.plan import Plan
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
+
+if TYPE_CHECKING:
+    from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import File
 
 with contextlib.suppress(ImportError):  # connect() tells the operator
     from psycopg import errors, sql
@@ -57,9 +69,13 @@ class Request:
     jobs: int = 2
     retired: str | None = None
     losses_agreed: bool = False
+    drop_copy: bool = True
+    free_bytes: int | None = None
     retained_s: float = 72 * 3600
     session_timeout_s: float = 5.0
     check_timeout_s: float = 60.0
+    smoke_timeout_s: float = 10.0
+    drop_timeout_s: float = DROP_TIMEOUT_S
     timeout_s: float = 86400.0
     lock_wait_s: float = 600.0
 
@@ -90,7 +106,10 @@ class Restore:
         self.request = request
         self.progress = progress
         self.check = check
-        self.swap = Swap(request.login, request.database, request.run, progress, request.session_timeout_s)
+        self.swap = Swap(
+            request.login, request.database, request.run, progress, request.session_timeout_s,
+            request.drop_timeout_s,
+        )
         self.result = Result()
 
     def reach(self, state: str) -> Result:
@@ -121,15 +140,16 @@ class Restore:
         if position.state in UNDER_WAY:
             self._go_on(position)
             return
+        backups = list_backups(request.place)
         backup = pick(
-            list_backups(request.place), backup_id=request.backup_id, before=request.before,
+            backups, backup_id=request.backup_id, before=request.before,
             least_rung=request.least_rung,
         )
         manifest = _manifest(backup)
         self.result.values["backup"] = {
             "backup_id": backup.backup_id, "taken_at": manifest.snapshot.taken_at, "proven_rung": backup.proven_rung,
             "newest_row_at": manifest.newest_row_at, "size_bytes": manifest.database.size_bytes,
-            "drill_seconds": _drill_seconds(backup),
+            "drill_seconds": _drill_seconds(backup), "newer": _newer(backups, backup),
         }
         properties = manifest.database
         if position.live:
@@ -137,7 +157,7 @@ class Restore:
             with connect(request.login.at(request.database), "preflight") as live:
                 self.result.values["losses"] = preflight.losses(live, manifest, request.newest_row_query)
         ready = position.prepared(backup.backup_id)
-        findings = self._preflight(manifest, properties, position, ready)
+        findings = self._preflight(manifest, properties, position)
         name = copy_name(request.database, backup.backup_id)
         plan = self.result.plan
         for copy in position.copies:
@@ -165,18 +185,22 @@ class Restore:
                 self._drop_copy(name)
                 raise
 
-    def _preflight(
-        self, manifest: Manifest, properties: Properties, position: Position, ready: Database | None
-    ) -> preflight.Findings:
+    def _size_of(self, databases: tuple[Database, ...]) -> int:
+        query = "SELECT coalesce(sum(pg_database_size(oid)), 0)::bigint AS size FROM unnest(%s::oid[]) AS oid"
+        return self.swap.connection.execute(query, [[one.oid for one in databases]]).fetchone()["size"]
+
+    def _preflight(self, manifest: Manifest, properties: Properties, position: Position) -> preflight.Findings:
         request = self.request
         server = preflight.read_server(self.swap.connection, request.database)
         free = preflight.free_bytes(self.swap.connection)
+        if free is None:
+            free = request.free_bytes
+        if free is not None:  # a copy that is there takes its room already, or gives it back
+            free += self._size_of(position.copies)
         live_bytes = properties.size_bytes if position.live else None
         findings = preflight.judge(
             server, manifest, properties, request.database, request.login.user, live_bytes, free
         )
-        if ready or position.copies:  # the copy takes its room already, or gives it back
-            findings = replace(findings, problems=[text for text in findings.problems if "of disk are" not in text])
         try:
             find_client_tools(server.major, request.bin_directory)
         except RunbookError as error:
@@ -191,15 +215,13 @@ class Restore:
         request, say = self.request, self.progress.say
         login, connection = request.login.at(name), self.swap.connection
         marker = markers.Marker(markers.RESTORING, request.run, request.database, backup.backup_id)
+        # pg_restore begins with the table of contents, and obeys it.
+        _prove_bytes(backup, [file for file in manifest.files if file.path == f"{DATA}/toc.dat"])
         load.create_database(connection, name, manifest.database, properties.tablespace)
         copy = Database(name, 0, None, marker, True, 0)
         self.swap.mark(copy, marker)
         say(f"restoring {backup.backup_id} into {name}")
-        tools = find_client_tools(connection.info.server_version // 10000, request.bin_directory)
-        load.fill(
-            login, name, backup.folder, tools, jobs=request.jobs, timeout_s=request.timeout_s,
-            while_waiting=lambda: self.progress.tick(lambda: self._filled(name, manifest)),
-        )
+        self._load(login, name, backup, manifest)
         say("comparing every table with the manifest")
         notes = content.compare(login, manifest, request.jobs, self.progress)
         self.result.values["notes"] += notes
@@ -220,6 +242,28 @@ class Restore:
             self.result.values["application_check"] = text
         prepared = replace(copy, comment=properties.comment)
         self.swap.mark(prepared, replace(marker, state=markers.PREPARED))
+
+    def _load(self, login: Login, name: str, backup: Backup, manifest: Manifest) -> None:
+        """Fill the copy, and see meanwhile that each file is still what was written: a proof may be weeks old."""
+        request = self.request
+        tools = find_client_tools(self.swap.connection.info.server_version // 10000, request.bin_directory)
+        scanner = Scanner(backup.folder, manifest.files, inflate=False, jobs=1)
+
+        def wait() -> None:
+            scanner.check()
+            self.progress.tick(lambda: self._filled(name, manifest))
+
+        try:
+            load.fill(
+                login, name, backup.folder, tools, jobs=request.jobs, timeout_s=request.timeout_s, while_waiting=wait
+            )
+            self.progress.say("reading what is left of the files")
+            with self.progress.during(lambda: f"{scanner.done_bytes / 1e6:.0f} MB of the files are what was written"):
+                scanner.wait()
+        except FindingError as error:
+            raise _broken(backup, str(error)) from error
+        finally:
+            scanner.close()
 
     def _filled(self, name: str, manifest: Manifest) -> str:
         row = self.swap.connection.execute("SELECT pg_database_size(%s) AS size", [name]).fetchone()
@@ -271,21 +315,46 @@ class Restore:
         plan.add("let applications in", name, "kept out", "open")
         if self.check:
             return
-        if position.state == markers.PREPARED and position.live:
-            self._advance_again(position)
-        done = self.swap.swap_in(self._until(), self._limit(position), self._smoke)
+        if position.state == markers.CLOSED:
+            # Killed before the exchange. Whatever was read then is read again, and for that it has to be open.
+            self.swap.reopen()
+            position = self.swap.position()
+        with contextlib.ExitStack() as stack:
+            catch_up = self._catch_up(position, stack)
+            done = self.swap.swap_in(self._until(), self._limit(position), self._smoke, catch_up)
         self.result.values["exchange_seconds"] = done["seconds"]
         self.result.values["sessions_ended"] = done["sessions"]
         partner = self.swap.position().partner
         self.result.values["retired"] = partner.name if partner else None
 
-    def _advance_again(self, position: Position) -> None:
-        """The live sequences went on while the copy was made; the writers are quiesced now."""
+    def _catch_up(self, position: Position, stack: contextlib.ExitStack) -> CatchUp | None:
+        """The live database went on while the copy was made, perhaps by a run before this one.
+
+        What takes time is done at once. The sequences come last, when nobody is left who could advance them.
+        """
         copy = position.prepared()
-        with connect(self.request.login.at(self.request.database), "sequences") as live, connect(
-            self.request.login.at(copy.name), "sequences"
-        ) as new:
+        if position.state != markers.PREPARED or position.live is None or copy is None:
+            return None
+        request, connection = self.request, self.swap.connection
+        live = connect(request.login.at(request.database), "sequences")
+        stack.callback(live.close)
+        new = connect(request.login.at(copy.name), "sequences")
+        stack.callback(new.close)
+        manifest = self._manifest_of(position.backup)
+        if manifest:
+            self.result.values["losses"] = preflight.losses(live, manifest, request.newest_row_query)
+        wanted = _own(read_properties(connection, request.database))
+        with connection.transaction():
+            replay_changes(connection, copy.name, _own(read_properties(connection, copy.name)), wanted)
+            if copy.comment != wanted.comment:
+                self.swap.mark(replace(copy, comment=wanted.comment), copy.marker)
+
+        def act() -> None:
             self.result.values["sequences"] = content.advance_sequences(live, new)
+            live.close()
+            new.close()
+
+        return CatchUp((live.info.backend_pid, new.info.backend_pid), act)
 
     def _limit(self, position: Position) -> int:
         """The connection limit where no old database tells it: that of the manifest, when it can be read."""
@@ -297,11 +366,14 @@ class Restore:
 
     def _smoke(self) -> None:
         """The new live database answers under its name, is the restored one, and the application's check passes."""
-        login = self.request.login.at(self.request.database)
-        with connect(login, "smoke check") as connection:
-            connection.execute("SELECT count(*) FROM pg_class")
+        self._answers(self.request.database)
         if self.request.application_check:
-            content.ask_application(login, self.request.application_check, self.request.check_timeout_s)
+            login = self.request.login.at(self.request.database)
+            content.ask_application(login, self.request.application_check, self.request.smoke_timeout_s)
+
+    def _answers(self, name: str) -> None:
+        with connect(self.request.login.at(name), "smoke check") as connection:
+            connection.execute("SELECT count(*) FROM pg_class")
 
     # done
 
@@ -336,8 +408,13 @@ class Restore:
             plan.add("drop the copy", copy_name(name, position.backup), "unfinished copy", "absent", reversible=False)
             if not self.check:
                 self.swap.give_way()
-                self.result.values["left"] = self._drop_copies()
+                self.result.values["left"] = self._drop_copies() if self.request.drop_copy else []
             return
+        if position.state == markers.OPENED and not self.request.losses_agreed and not self.check:
+            raise RunbookError(
+                f"Applications have been let into {name!r} since the exchange; going back loses what they wrote.",
+                f"Decide that with the playbook {UNDO}, which says how much it is.",
+            )
         if position.state == UNTOUCHED and not self.request.losses_agreed and not self.check:
             return
         kept = self._kept(position)
@@ -346,19 +423,14 @@ class Restore:
             raise RunbookError(f"There is no live database {name!r} to exchange {kept.name!r} for.")
         manifest = self._manifest_of(kept.marker.backup)
         plan.add("exchange the names back", name, "restored", f"the one kept as {kept.name}")
-        if position.state != markers.CLOSED and (self.check or not self.request.losses_agreed):
+        if position.state != markers.CLOSED and self.check:
             login = self.request.login.at(name)
             tables = content.count_tables(login, self.request.jobs, self.progress)
             with connect(login, "preflight") as live:
                 self.result.values["losses"] = preflight.written_since(live, manifest, tables)
         if self.check:
             return
-        if not self.request.losses_agreed and position.state != markers.CLOSED:
-            raise RunbookError(
-                f"Applications have been let into {name!r} since the exchange; going back loses what they wrote.",
-                f"Decide that with the playbook {UNDO}, which says how much it is.", **self.result.values,
-            )
-        done = self.swap.swap_back(kept.name, self._until())
+        done = self.swap.swap_back(kept.name, self._until(), self._answers)
         self.result.values["exchange_seconds"] = done["seconds"]
         self.result.values["sessions_ended"] = done["sessions"]
         partner = self.swap.position().partner
@@ -372,6 +444,8 @@ class Restore:
                 self.swap.drop(copy.name)
             except RunbookError as error:
                 left.append(error.message)
+            except errors.Error as error:
+                left.append(f"The database {copy.name!r} could not be dropped: {' '.join(str(error).split())}.")
         return left
 
     def _kept(self, position: Position) -> Database:
@@ -406,6 +480,34 @@ def _manifest(backup: Backup) -> Manifest:
     if backup.manifest is None:
         raise RunbookError(f"The backup {backup.backup_id} has no whole manifest: {backup.problem}")
     return backup.manifest
+
+
+def _broken(backup: Backup, reason: str) -> RunbookError:
+    return RunbookError(
+        f"The backup {backup.backup_id} is not what was written: {reason}.",
+        "Do not use it; choose another one of the catalog (-e backup=<id>) and look at the store's disk.",
+        corrupt=True,
+    )
+
+
+def _prove_bytes(backup: Backup, files: list[File]) -> None:
+    for file in files:
+        try:
+            found = hash_file(backup.folder / file.path)
+        except OSError as error:
+            raise _broken(backup, f"{file.path} cannot be read ({error.strerror})") from error
+        if found != (file.bytes, file.sha256):
+            raise _broken(backup, f"{file.path} has another SHA-256 than in the manifest")
+
+
+def _newer(backups: list[Backup], chosen: Backup) -> dict[str, Any]:
+    """How many backups are newer than the chosen one and proven less, and when the newest of them was taken."""
+    newer = [
+        one for one in backups
+        if one.manifest and chosen.taken_at and one.taken_at > chosen.taken_at
+        and height(one.proven_rung) < height(chosen.proven_rung)
+    ]
+    return {"count": len(newer), "newest_taken_at": newer[-1].manifest.snapshot.taken_at if newer else None}
 
 
 def _drill_seconds(backup: Backup) -> float | None:
@@ -446,7 +548,18 @@ def list_kept(login: Login, moment: datetime) -> list[dict[str, Any]]:
 
 
 def drop_kept(login: Login, names: list[str]) -> None:
-    """Drop databases by name; the caller has made sure that each is kept and expired."""
+    """Drop databases by name; the caller has made sure that each is kept and expired.
+
+    Raises:
+        RunbookError: one cannot be dropped; `dropped` in the context are those before it.
+    """
     with connect(login, "retired") as connection:
-        for name in names:
-            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(identifier(name)))
+        for number, name in enumerate(names):
+            try:
+                connection.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(identifier(name)))
+            except errors.Error as error:
+                raise RunbookError(
+                    f"{name!r} could not be dropped ({' '.join(str(error).split())}); dropped before it were: "
+                    f"{', '.join(names[:number]) or 'none'}.",
+                    "End who is in it, then run the same command again.", dropped=names[:number],
+                ) from error

@@ -36,8 +36,10 @@ RESTORING_SUFFIX = re.compile(r"__restoring_(\d{8}T\d{6}Z-[0-9a-f]{4})$")
 POLL_S = 0.005
 # A rename waits for locks on the database itself (an open ALTER ROLE … IN DATABASE); applications are away meanwhile.
 LOCK_TIMEOUT_S = 5.0
-# DROP DATABASE waits until every process of the server has let go of its files, so one that is stopped stops it too.
-DROP_TIMEOUT_S = 10.0
+# DROP DATABASE waits for a checkpoint, and until every process of the server has let go of its files.
+DROP_TIMEOUT_S = 300.0
+# How long a server that went away may take to be back, before going back is left to the next call.
+RECOVERY_S = 60.0
 # The server's own mark on a database whose dropping was begun: it can only be dropped.
 INVALID = -2
 
@@ -48,7 +50,7 @@ FROM pg_database AS d ORDER BY d.datname
 """
 END_SESSIONS = """
 SELECT pid, usename AS user, application_name AS application, pg_terminate_backend(pid) AS asked
-FROM pg_stat_activity WHERE datid = ANY(%s::oid[]) AND pid <> pg_backend_pid()
+FROM pg_stat_activity WHERE datid = ANY(%s::oid[]) AND pid <> pg_backend_pid() AND pid <> ALL(%s::int[])
 """
 LOCK_KEY = "hashtextextended('sre.runbooks swap ' || %s, 0)"
 LOCK_HOLDER = f"""
@@ -181,6 +183,19 @@ def retired_name(database: str, moment: datetime) -> str:
     return shorten(database, f"__retired_{moment.astimezone(UTC):%Y%m%dT%H%M%S}_{moment.microsecond // 1000:03d}Z")
 
 
+@dataclass(frozen=True)
+class CatchUp:
+    """What is done while nobody else is in the live database, before the names are exchanged.
+
+    Args:
+        pids: its own sessions, opened before the database was closed to everybody.
+        act: does it, and ends them.
+    """
+
+    pids: tuple[int, ...]
+    act: Callable[[], None]
+
+
 class Swap:
     """One database's swap on one server; the caller is the only one while `alone`.
 
@@ -190,10 +205,12 @@ class Swap:
         run: the run's id, for markers.
         progress: where to report.
         session_timeout_s: how long sessions that were ended may take to be gone.
+        drop_timeout_s: how long dropping a database may take.
     """
 
     def __init__(
-        self, login: Login, database: str, run: str, progress: Progress, session_timeout_s: float = 5.0
+        self, login: Login, database: str, run: str, progress: Progress, session_timeout_s: float = 5.0,
+        drop_timeout_s: float = DROP_TIMEOUT_S,
     ) -> None:
         if login.database == database:
             raise RunbookError(
@@ -205,6 +222,7 @@ class Swap:
         self.run = run
         self.progress = progress
         self.session_timeout_s = session_timeout_s
+        self.drop_timeout_s = drop_timeout_s
         self.connection = connect(login, "swap")
 
     def position(self) -> Position:
@@ -218,6 +236,13 @@ class Swap:
         Raises:
             RunbookError: somebody else still held it after `wait_s` seconds.
         """
+        self._lock(wait_s)
+        try:
+            yield
+        finally:
+            self.connection.close()
+
+    def _lock(self, wait_s: float) -> None:
         deadline = time.monotonic() + wait_s
         query = f"SELECT pg_try_advisory_lock({LOCK_KEY}) AS got"
         while not self.connection.execute(query, [self.database]).fetchone()["got"]:
@@ -230,10 +255,6 @@ class Swap:
                 )
             self.progress.tick(lambda who=who: f"waiting for the run that still works on {self.database!r} ({who})")
             time.sleep(0.1)
-        try:
-            yield
-        finally:
-            self.connection.close()
 
     def mark(self, database: Database, marker: Marker | None) -> None:
         """Set the comment of a database: the owner's text with this marker. `name` must be its current name."""
@@ -263,17 +284,17 @@ class Swap:
         """Drop a database, with the sessions in it.
 
         Raises:
-            RunbookError: some process of the server does not answer; what is left can only be dropped.
+            RunbookError: it took too long; what is left can only be dropped.
         """
         try:
             with self.progress.during(lambda: f"dropping {name}"):
-                self.connection.execute(f"SET statement_timeout = {int(DROP_TIMEOUT_S * 1000)}")
+                self.connection.execute(f"SET statement_timeout = {int(self.drop_timeout_s * 1000)}")
                 self.connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(identifier(name)))
         except psycopg.errors.QueryCanceled as error:
             raise RunbookError(
-                f"The database {name!r} could not be dropped within {DROP_TIMEOUT_S:.0f} s, because a process of the "
-                "server does not answer.",
-                "The next restore drops it, once no process is stopped any more.", left=name,
+                f"The database {name!r} could not be dropped within {self.drop_timeout_s:.0f} s: dropping waits for a "
+                "checkpoint, and for every process of the server to answer.",
+                "The next restore drops it; see on the server that no process is stopped (state T).", left=name,
             ) from error
         finally:
             if not self.connection.closed:
@@ -291,18 +312,18 @@ class Swap:
             if copy:
                 self.alter(copy.name, allows=False)
 
-    def reopen(self) -> None:
-        """Take `close` back."""
+    def reopen(self, marker: Marker | None = None) -> None:
+        """Take `close` back, with the marker that the live database had before."""
         position = self.position()
         live = self._live()
         with self.connection.transaction():
             self.alter(live.name, allows=True)
-            self.mark(live, None)
+            self.mark(live, marker)
             for copy in position.copies:
                 self.alter(copy.name, allows=True)
 
-    def end_sessions(self, databases: list[Database]) -> int:
-        """End all sessions in these databases, and wait until they are gone.
+    def end_sessions(self, databases: list[Database], spared: tuple[int, ...] = ()) -> int:
+        """End all sessions in these databases but those with the `spared` pids, and wait until they are gone.
 
         Returns:
             How many there were.
@@ -313,7 +334,7 @@ class Swap:
         oids = [database.oid for database in databases]
         deadline = time.monotonic() + self.session_timeout_s
         seen: set[int] = set()
-        while left := self.connection.execute(END_SESSIONS, [oids]).fetchall():
+        while left := self.connection.execute(END_SESSIONS, [oids, list(spared)]).fetchall():
             seen.update(row["pid"] for row in left)
             if time.monotonic() > deadline:
                 raise RunbookError(
@@ -375,13 +396,16 @@ class Swap:
         """Take the marker away from the live database."""
         self.mark(self._live(), None)
 
-    def swap_in(self, until: str, connection_limit: int, smoke: Callable[[], None]) -> dict[str, Any]:
+    def swap_in(
+        self, until: str, connection_limit: int, smoke: Callable[[], None], catch_up: CatchUp | None = None
+    ) -> dict[str, Any]:
         """From `prepared`, `closed` or `exchanged` to `opened`: the only seconds in which nobody can connect.
 
         Args:
             until: the hour until which the old database is kept.
             connection_limit: of the new live database when no old one tells it.
             smoke: raises when the new live database, under its name, is not fit to be opened.
+            catch_up: what the copy still has to get from the live database once nobody writes to that any more.
 
         Returns:
             `seconds` from forbidding connections to allowing them, and `sessions`, the number that were ended.
@@ -398,7 +422,10 @@ class Swap:
                 if position.live:
                     if position.state == markers.PREPARED:
                         self.close(self._marker(copy).backup, copy)
-                    sessions = self.end_sessions([position.live, copy])
+                    sessions = self.end_sessions([position.live, copy], catch_up.pids if catch_up else ())
+                    if catch_up:
+                        catch_up.act()
+                        self.end_sessions([position.live, copy])
                 self.exchange(copy, until, back=False)
             else:
                 self.alter(self.database, allows=True, connection_limit=0)
@@ -410,13 +437,17 @@ class Swap:
             raise
         return {"seconds": round(time.monotonic() - started, 3), "sessions": sessions}
 
-    def swap_back(self, kept: str, until: str) -> dict[str, Any]:
+    def swap_back(self, kept: str, until: str, smoke: Callable[[str], None]) -> dict[str, Any]:
         """Exchange the live database for one that was retired: from `untouched`, `opened` or `closed` to `opened`.
+
+        Args:
+            kept: the retired one's name.
+            until: the hour until which the one that is live now is kept.
+            smoke: raises when the database of the name that it gets is not fit to be opened.
 
         Raises:
             RunbookError: it did not succeed; what was live before is live and open again.
         """
-        started = time.monotonic()
         position = self.position()
         old = next((one for one in position.kept if one.name == kept), None)
         if old is None or position.live is None:
@@ -424,25 +455,53 @@ class Swap:
                 f"There is no retired database {kept!r} of {self.database!r} to bring back.",
                 "List them with the playbook sre.runbooks.database_retired.",
             )
+        self._look_into(old, smoke)
+        started = time.monotonic()
         try:
             if position.state != markers.CLOSED:
                 self.close("", None)
             sessions = self.end_sessions([position.live, old])
             self.exchange(old, until, back=True)
         except BaseException:
-            self.give_way()
+            # One that was opened and not ended is so again.
+            self.give_way(position.live.marker if position.state == markers.OPENED else None)
             raise
         return {"seconds": round(time.monotonic() - started, 3), "sessions": sessions}
 
-    def give_way(self) -> None:
-        """Whatever was reached of an exchange that nobody was let into: make the old database live and open again."""
+    def _look_into(self, old: Database, smoke: Callable[[str], None]) -> None:
+        self.alter(old.name, allows=True)
+        try:
+            smoke(old.name)
+        finally:
+            self.alter(old.name, allows=False)
+
+    def give_way(self, marker: Marker | None = None) -> None:
+        """Whatever was reached of an exchange that nobody was let into: make the old database live and open again.
+
+        Args:
+            marker: the one that it had before.
+        """
         if self.connection.closed or self.connection.broken:
-            self.connection = connect(self.login, "swap")
+            self._reconnect()
         position = self.position()
         if position.state == markers.CLOSED:
-            self.reopen()
+            self.reopen(marker)
         elif position.state == markers.EXCHANGED:
             self._take_back(position)
+
+    def _reconnect(self) -> None:
+        """Connect again, and alone: the lock went with the session. The server may still be recovering."""
+        deadline = time.monotonic() + RECOVERY_S
+        while True:
+            try:
+                self.connection = connect(self.login, "swap")
+                break
+            except RunbookError:
+                if time.monotonic() > deadline:
+                    raise
+            self.progress.tick(lambda: f"waiting for {self.login.host}:{self.login.port} to answer again")
+            time.sleep(0.2)
+        self._lock(RECOVERY_S)
 
     def _take_back(self, position: Position) -> None:
         new, old = self._live(), position.partner

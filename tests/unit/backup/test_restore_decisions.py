@@ -111,7 +111,6 @@ REFUSALS = {
     "no superuser": ({"superuser": False}, "The role admin is no superuser"),
     "an older server": ({"major": 17}, "is of PostgreSQL 18, and the server is 17"),
     "no extension": ({"extensions": frozenset({"hstore 1.8"})}, "extension pgcrypto 1.4 is not available"),
-    "an older extension": ({"extensions": frozenset({"pgcrypto 1.3"})}, "as 1.4, and the server offers 1.3"),
     "no role": ({"roles": frozenset({"postgres"})}, "lacks the roles owner"),
     "no tablespace": ({"tablespaces": frozenset({"fast"})}, "lacks the tablespace pg_default"),
     "no locale": ({"libc_locales": frozenset({"de_DE.utf8"})}, "lacks the locale C.UTF-8"),
@@ -129,6 +128,13 @@ def test_what_would_stop_a_restore_is_found_before_it_begins(manifest: Manifest,
     found = judge(replace(GOOD, **change), *arguments).problems
     assert len(found) == 1
     assert words in found[0]
+
+
+def test_another_version_of_an_extension_is_a_note_and_no_refusal(manifest: Manifest) -> None:
+    server = replace(GOOD, extensions=frozenset({"pgcrypto 1.3"}))
+    found = judge(server, manifest, manifest.database, "orders", "admin", 1000, 10**12)
+    assert not found.problems
+    assert any("as 1.4, and the server offers 1.3" in note for note in found.notes)
 
 
 def test_disk_is_enough_or_not_or_unknown_and_never_assumed(manifest: Manifest) -> None:
