@@ -52,6 +52,8 @@ def main(arguments: list[str]) -> int:
     pytest = [sys.executable, "-m", "pytest", "-v", "--durations=10", *colour]
     code = run([*pytest, *(arguments or [*WORKERS, *layers])], environment)
     if not code and not arguments and (ROOT / "extensions" / "molecule").is_dir():
+        # Molecule starts ansible-playbook by its name alone.
+        environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         environment["MOLECULE_GLOB"] = "extensions/molecule/*/molecule.yml"
         code = run([str(Path(sys.executable).parent / "molecule"), "test", "--all"], environment)
     print(f"make test: {'passed' if code == 0 else 'FAILED'} after {time.monotonic() - started:.0f} s")
