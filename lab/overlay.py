@@ -44,7 +44,7 @@ def _host(lab: Lab, group: str, host: str, variables: dict[str, Any]) -> dict[st
     if group == "services":
         folder = lab.service_folder(host)
         return {
-            "service_url": lab.url(host),
+            "service_url": lab.url(host), "service_version": system.version,
             "service_control": {
                 "driver": "process", "pid_file": str(folder / "pid"), "command": lab.service_command(host),
                 "directory": str(REPOSITORY), "log_file": str(folder / "service.log"), "stop_timeout_seconds": 30,

@@ -29,10 +29,35 @@ WRITE_EVERY_S = 0.5
 REQUEST_S = 1.0
 SLOW_S = 3.5
 DRAIN_S = 5.0
+BUCKETS_S = (0.005, 0.05, 0.5, 1, 5, 30, 60)
 
 
 def _moment() -> datetime:
     return datetime.now(UTC)
+
+
+class Histogram:
+    """How long something took, as Prometheus counts it."""
+
+    def __init__(self) -> None:
+        self._counts, self._sum = Counter[float](), 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one."""
+        self._sum += seconds
+        self._counts[next((limit for limit in BUCKETS_S if seconds <= limit), float("inf"))] += 1
+
+    def lines(self, name: str) -> list[str]:
+        """In Prometheus' text format."""
+        found, total = [], 0
+        for limit in (*BUCKETS_S, float("inf")):
+            total += self._counts[limit]
+            found.append(f'{name}_bucket{{le="{"+Inf" if limit == float("inf") else limit}"}} {total}')
+        return [*found, f"{name}_sum {self._sum:.6f}", f"{name}_count {total}"]
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 class Cache:
@@ -127,7 +152,7 @@ class Service:
         self.faults: dict[str, str] = {}
         self.stopping = threading.Event()
         self.counters: Counter[str] = Counter()
-        self.seconds = 0.0
+        self.requests, self.writes = Histogram(), Histogram()
         self.running = 0
         self._lock = threading.Lock()
         self.server: ThreadingHTTPServer | None = None
@@ -196,19 +221,22 @@ class Service:
         """Prometheus text; dbis_core's document has names of its own (D2)."""
         lines = [f'service_info{{service="{self.name}",version="{self.version}"}} 1',
                  f"http_requests_total {self.counters['requests']}", f"http_errors_total {self.counters['errors']}",
-                 f"http_request_duration_seconds_sum {self.seconds:.6f}",
-                 f"http_request_duration_seconds_count {self.counters['requests']}",
+                 *self.requests.lines("http_request_duration_seconds"),
+                 f"process_resident_memory_bytes {_resident_bytes()}",
                  f"process_cpu_user_seconds_total {os.times().user:.2f}"]
         if self.database:
             pool = self.database.figures()
             lines += [f"rows_written_total {self.counters['written']}", f"write_errors_total {self.counters['failed']}",
                       f"pool_connections_in_use {pool['in_use']}", f"pool_requests_waiting {pool['waiting']}"]
             if self.config["shape"] == "express":
-                written = self.counters["written"]
-                lines += [f"payments_initiated_total {written + self.counters['failed']}",
-                          f"payments_approved_total {written}", f"payments_completed_total {written}",
-                          f"payments_failed_total {self.counters['failed']}", "tls_connections_active 0",
-                          "tls_connection_errors_total 0"]
+                written, failed = self.counters["written"], self.counters["failed"]
+                # A lab has no receiver, so nothing goes over TLS, and nothing is left unmatched.
+                lines += [f"payments_initiated_total {written + failed}", f"payments_approved_total {written}",
+                          f"payments_completed_total {written}", f"payments_failed_total {failed}",
+                          *self.writes.lines("payment_processing_duration_seconds"), "tls_connections_active 0",
+                          "tls_connection_errors_total 0", f"tls_acks_received_total {written}",
+                          "tls_nacks_received_total 0", "reconciliation_unmatched_items 0",
+                          f"circuit_breaker_state {int('errors' in self.faults)}"]
         return "\n".join(lines) + "\n"
 
     # -- what it does on its own --------------------------------------------------------------------------------------
@@ -218,19 +246,36 @@ class Service:
         failing = False
         while not self.stopping.wait(WRITE_EVERY_S):
             try:
-                self.database.write()
+                self.write()
                 if self.cache:
                     self.cache.command("INCR", f"{self.name}:written")
                     self.cache.command("GET", f"{self.name}:written")
-                self.counters["written"] += 1
                 if failing:
                     log("writes again")
                 failing = False
             except Exception as error:
-                self.counters["failed"] += 1
                 if not failing:
                     log(f"cannot write: {' '.join(str(error).split())[:200]}")
                 failing = True
+
+    def write(self) -> None:
+        """Write one row, or fail and count that.
+
+        Raises:
+            OSError: the fault `errors` is on.
+            psycopg.Error: the database does not take it.
+        """
+        began = time.monotonic()
+        try:
+            if "errors" in self.faults and (self.counters["written"] + self.counters["failed"]) % 2:
+                raise OSError("Internal Server Error")
+            self.database.write()
+        except Exception:
+            self.counters["failed"] += 1
+            raise
+        finally:
+            self.writes.observe(time.monotonic() - began)
+        self.counters["written"] += 1
 
     def watch_faults(self) -> None:
         """Follow the control file, and do what the faults in it ask for."""
@@ -300,7 +345,7 @@ def handler_of(service: Service) -> type[BaseHTTPRequestHandler]:
             try:
                 self._answer()
             finally:
-                service.seconds += time.monotonic() - began
+                service.requests.observe(time.monotonic() - began)
                 service.enter(-1)
 
         do_POST = do_GET  # noqa: N815 - the base class's word
@@ -313,7 +358,7 @@ def handler_of(service: Service) -> type[BaseHTTPRequestHandler]:
                     return None
             if "slow" in service.faults:
                 service.stopping.wait(SLOW_S)
-            if "errors" in service.faults and service.counters["requests"] % 2:
+            if "errors" in service.faults and service.counters["requests"] % 2 and path != "/metrics":
                 self._send(500, "application/json", b'{"detail": "Internal Server Error"}')
             elif path == "/health" and "empty" in service.faults:
                 self._send(200, "application/json", b"")
@@ -328,7 +373,7 @@ def handler_of(service: Service) -> type[BaseHTTPRequestHandler]:
             elif path in ("/rows", service.config["path"]):
                 if self.command == "POST" and service.database:
                     try:
-                        service.database.write()
+                        service.write()
                     except Exception as error:
                         return self._send_json(503, {"error": " ".join(str(error).split())[:200]})
                 self._send_json(*service.rows())

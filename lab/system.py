@@ -15,6 +15,7 @@ from lab import REPOSITORY
 
 INVENTORIES = REPOSITORY / "inventories"
 SYSTEMS = Path(__file__).parent / "systems"
+LAB_VERSION = "1.0.0"
 
 
 def known_systems() -> list[str]:
@@ -34,7 +35,7 @@ class System:
         name: its inventory's name.
         hosts: for each group the hosts with their own variables, as in hosts.yml; templates are not evaluated.
         pool: `service_pool` of the inventory.
-        version: `service_version` of the inventory.
+        version: `service_version` of the inventory, or what a lab's services say where it names none.
         lab: the content of lab/systems/<name>/system.yml.
     """
 
@@ -61,7 +62,8 @@ class System:
         }
         services = _read(inventory / "group_vars" / "services.yml")
         return cls(
-            name, hosts, services["service_pool"], services["service_version"], _read(SYSTEMS / name / "system.yml")
+            name, hosts, services["service_pool"], services.get("service_version", LAB_VERSION),
+            _read(SYSTEMS / name / "system.yml"),
         )
 
     @property

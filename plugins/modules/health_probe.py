@@ -35,7 +35,7 @@ options:
         type: str
         required: true
       error:
-        description: Why the checks of this target cannot be known; it has no O(targets[].checks) then and is V(unknown).
+        description: Why nobody knows the checks of this target; O(targets[].checks) is empty then.
         type: str
       checks:
         description: The checks of this target; an inventory keeps them in C(health_checks).
@@ -81,7 +81,7 @@ options:
               worse:
                 description:
                   - On which side of the threshold the trouble is.
-                  - Without it the measure's own side, and V(above) for a field of a body.
+                  - Without it the measure's own side, and V(above) for a field of a body or a metric.
                 type: str
                 choices: [above, below]
               unit:
@@ -131,7 +131,7 @@ options:
             elements: str
             default: []
           metrics:
-            description: For V(http) with the shape V(metrics), metrics that must be there; without one it is V(unknown).
+            description: For V(http) with the shape V(metrics), what must be there; otherwise it is V(unknown).
             type: list
             elements: str
             default: []
@@ -225,9 +225,9 @@ options:
             default: 1
   hosts:
     description:
-      - Inventory hosts in place of O(targets); the checks of each are its variable C(health_checks), worked out for each
-        host on its own. A host for which that fails, as with a missing file of a secret, is V(unknown) and the
-        others are measured.
+      - Inventory hosts in place of O(targets); the checks of each are its variable C(health_checks).
+      - They are worked out for each host on its own. A host for which that fails, as with a missing file of a secret,
+        is V(unknown), and the others are measured.
     type: list
     elements: str
   timeout_seconds:
@@ -327,7 +327,7 @@ status:
   description: The worst status of all checks; V(unknown) when there is no check at all.
   returned: success
   type: str
-  sample: critical
+  sample: warning
 checks:
   description: Every observation.
   returned: success
@@ -372,8 +372,13 @@ summary:
   type: list
   elements: str
   sample:
-    - "1 of 16 checks is not ok: 1 warning."
-    - "warning  orders-db monitor.connections_percent: 84.5 percent, more than 80 (82 of 97 connections are in use)."
+    - "1 check of 1 target: 1 warning."
+    - >-
+      warning   orders-db monitor.connections_percent: 84.5 %, more than 80.0 %. 82 of 97 connections are in
+      use; orders-service has 75 of them, 61 idle.
+    - >-
+      orders-db monitor.cache_hit_percent: not measured yet, it needs a second sample at least 10 s after the
+      first.
 """
 
 import os

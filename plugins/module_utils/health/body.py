@@ -12,10 +12,10 @@ from typing import Any
 from ansible_collections.sre.runbooks.plugins.module_utils.health.check import Check, Threshold, judged, worst
 from ansible_collections.sre.runbooks.plugins.module_utils.health.measures import MEASURES, threshold_for
 from ansible_collections.sre.runbooks.plugins.module_utils.health.shapes import (
+    WITHOUT_WORD,
     Body,
     parts_that_are_not_up,
     quoted,
-    WITHOUT_WORD,
     read_body,
     status_of_word,
 )

@@ -92,4 +92,5 @@ def _gauge(value: float, entry: Mapping[str, Any], check: Mapping[str, Any], tar
     name, metric, unit = f"{check['name']}.{measure_name(entry)}", entry["measure"], entry.get("unit") or ""
     if not abs(value) < HIGHEST:
         return Check(name, target, "http", "unknown", f"The metric {metric} is {value}, which no threshold can judge.")
-    return judged(name, target, "http", value, unit, threshold_from(entry), f"{metric} is {f'{value:g} {unit}'.strip()}.")
+    return judged(name, target, "http", value, unit, threshold_from(entry),
+                  f"{metric} is {f'{value:g} {unit}'.strip()}.")

@@ -110,7 +110,8 @@ def _metric(
         if events < LEAST_EVENTS:
             return f"not measured, {events:.0f} observations {window} are too few for a quantile."
         value = quantile_of(buckets, entry["quantile"])
-        message = f"{100 * entry['quantile']:g} % of {events:,.0f} {window} were at most {f'{value:.3g} {unit}'.strip()}."
+        most = f"{value:.3g} {unit}".strip()
+        message = f"{100 * entry['quantile']:g} % of {events:,.0f} {window} were at most {most}."
     elif entry.get("of"):
         if grown[ALL] < LEAST_EVENTS:
             return f"not measured, {grown[ALL]:.0f} {entry['of']} {window} are too few for a ratio."

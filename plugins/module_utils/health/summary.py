@@ -59,6 +59,10 @@ def offender_text(check: Mapping[str, Any]) -> str:
     return f"{check['status']:8}  {check['target']} {check['name']}: {value}{check['message']}"
 
 
+def _counted(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"
+
+
 def summary(checks: Checks, not_measured: Iterable[str] = (), at_least: str = "warning") -> list[str]:
     """One line on the whole, one for each check that is not ok, one for each thing not measured yet.
 
@@ -71,7 +75,7 @@ def summary(checks: Checks, not_measured: Iterable[str] = (), at_least: str = "w
         return ["Nothing was checked, so nothing is known to be well.", *not_measured]
     problems = [check for check in in_order(checks) if rank(check["status"]) >= max(1, rank(at_least))]
     targets = len({check["target"] for check in checks})
-    whole = f"{len(checks)} checks of {targets} {'target' if targets == 1 else 'targets'}: {counts(checks)}."
+    whole = f"{_counted(len(checks), 'check')} of {_counted(targets, 'target')}: {counts(checks)}."
     return [whole, *map(offender_text, problems), *grouped(not_measured)]
 
 

@@ -116,10 +116,21 @@ def test_certificate_that_proves_nothing_is_critical(authority, serve, probe, ca
 
 
 def test_https_is_asked_with_the_same_proof(authority, serve, probe):
+    """A10 ⚠: the body of an encrypted address, within a time-out, from where the name is known; no HEAD."""
     port = serve(make("localhost", 90, authority[0]))
     good = {"kind": "http", "url": f"https://localhost:{port}/health", "ca_file": authority[1]}
     assert probe(good)["http"]["status"] == "ok"
+    assert probe(good)["http"]["value"] == "UP"
     assert probe({**good, "ca_file": None})["http"]["status"] == "critical"
+
+
+def test_https_address_that_never_shakes_hands_is_unknown_within_its_time_out(authority, probe):
+    """A10 ⚠: curl without a time-out waits for ever."""
+    with create_server(("127.0.0.1", 0)) as silent:
+        url = f"https://localhost:{silent.getsockname()[1]}/"
+        found = probe({"kind": "http", "url": url, "ca_file": authority[1], "timeout_seconds": 0.5})
+    assert found["http"]["status"] == "unknown"
+    assert "did not finish the TLS handshake within" in found["http"]["message"]
 
 
 def test_port_without_tls_and_a_missing_file_of_authorities_are_unknown(redis_server, authority, probe):

