@@ -387,8 +387,9 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sre.runbooks.plugins.module_utils.health.arguments import argument_spec
 from ansible_collections.sre.runbooks.plugins.module_utils.health.kinds import PROBES
 from ansible_collections.sre.runbooks.plugins.module_utils.health.samples import SampleFile
-from ansible_collections.sre.runbooks.plugins.module_utils.health.summary import status_of, summary
+from ansible_collections.sre.runbooks.plugins.module_utils.health.summary import summary
 from ansible_collections.sre.runbooks.plugins.module_utils.health.sweep import Limits, Sweep, requests_from, unchecked
+from ansible_collections.sre.runbooks.plugins.module_utils.run.checks import status_of
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.folder import throwaway_place
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress

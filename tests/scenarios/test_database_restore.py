@@ -200,6 +200,19 @@ def test_a_wrong_password_is_refused_in_one_sentence_and_never_shown(scene: Scen
     assert scene.service_pid() == pid
 
 
+def test_a_window_that_closes_while_the_copy_is_made_stops_nobody_and_is_undone(scene: Scene) -> None:
+    """D30 ⚠: the calendar is asked again before the first stop."""
+    pid = scene.service_pid()
+    later = "{{ [{'name': 'Audit', 'from': '2020-01-01', 'until': '2099-01-01'}] if run_folder is defined else [] }}"
+    played = scene.restore("-e", json.dumps({"run_freezes": later}))
+    assert played.returncode == 2, played.output
+    assert "is frozen by Audit" in played.output, played.output
+    report = json.loads((scene.platform.newest_run() / "report.json").read_text(encoding="utf-8"))
+    assert report["outcome"] == "failed and undone"
+    assert scene.service_pid() == pid
+    assert scene.states() == {scene.database: "open"}
+
+
 def test_a_stopped_backend_is_named_and_everything_is_undone(scene: Scene) -> None:
     login = scene.platform.lab.login(TARGET, "application").at(scene.database)
     with psycopg.connect(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from ansible_collections.sre.runbooks.plugins.module_utils.health.check import Check, Threshold, judged, worst
+from ansible_collections.sre.runbooks.plugins.module_utils.health.check import Check, Threshold, judged
 from ansible_collections.sre.runbooks.plugins.module_utils.health.measures import MEASURES, threshold_for
 from ansible_collections.sre.runbooks.plugins.module_utils.health.shapes import (
     WITHOUT_WORD,
@@ -20,6 +20,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.health.shapes import 
     status_of_word,
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.health.timestamps import parse_timestamp, spoken
+from ansible_collections.sre.runbooks.plugins.module_utils.run.checks import worst
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 
 # JSON allows numbers, and Python NaN and Infinity, that no threshold can be held against.

@@ -9,11 +9,6 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-# The order belongs to the report as well, which is below every domain.
-from ansible_collections.sre.runbooks.plugins.module_utils.run.checks import STATUSES as STATUSES
-from ansible_collections.sre.runbooks.plugins.module_utils.run.checks import rank as rank
-from ansible_collections.sre.runbooks.plugins.module_utils.run.checks import worst as worst
-
 
 def utc_text(moment: datetime) -> str:
     """ISO 8601 in UTC with milliseconds, as records and reports have it."""

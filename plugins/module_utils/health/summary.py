@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.sre.runbooks.plugins.module_utils.run.checks import STATUSES, Checks, rank
-from ansible_collections.sre.runbooks.plugins.module_utils.run.checks import status_of as status_of
 from ansible_collections.sre.runbooks.plugins.module_utils.run.words import duration, size
 
 COLOURS = {"ok": "32", "warning": "33", "unknown": "35", "critical": "31"}

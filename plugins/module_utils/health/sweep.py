@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from ansible_collections.sre.runbooks.plugins.module_utils.health.check import Check, rank
+from ansible_collections.sre.runbooks.plugins.module_utils.health.check import Check
 from ansible_collections.sre.runbooks.plugins.module_utils.health.measures import (
     MEASURES,
     threshold_for,
@@ -28,6 +28,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.health.samples import
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.health.shapes import quoted
 from ansible_collections.sre.runbooks.plugins.module_utils.health.timestamps import spoken
+from ansible_collections.sre.runbooks.plugins.module_utils.run.checks import rank
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
 

@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from ansible_collections.sre.runbooks.plugins.module_utils.health.body import HttpAnswer, judge_answer
-from ansible_collections.sre.runbooks.plugins.module_utils.health.check import STATUSES
 from ansible_collections.sre.runbooks.plugins.module_utils.health.shapes import (
     SHAPES,
     STATUS_OF_WORD,
@@ -15,6 +14,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.health.shapes import 
     quoted,
     status_of_word,
 )
+from ansible_collections.sre.runbooks.plugins.module_utils.run.checks import STATUSES
 from hypothesis import given
 from hypothesis import strategies as st
 

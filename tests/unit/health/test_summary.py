@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from ansible.errors import AnsibleFilterError
 from ansible_collections.sre.runbooks.plugins.filter.health import FilterModule
-from ansible_collections.sre.runbooks.plugins.module_utils.health.check import STATUSES, Check, Threshold, judged, worst
+from ansible_collections.sre.runbooks.plugins.module_utils.health.check import Check, Threshold, judged
 from ansible_collections.sre.runbooks.plugins.module_utils.health.measures import MEASURES, threshold_for
 from ansible_collections.sre.runbooks.plugins.module_utils.health.summary import grouped
+from ansible_collections.sre.runbooks.plugins.module_utils.run.checks import STATUSES, worst
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from hypothesis import given
 from hypothesis import strategies as st
