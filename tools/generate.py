@@ -79,6 +79,7 @@ def coverage(root: Path = ROOT) -> str:
     data = load(root / "docs" / "procedures.yml")
     procedures: dict[str, str] = data["procedures"]
     tests = cited_by_tests(root, procedures)
+    partly: dict[str, str] = data.get("partly", {})
     inventories = held_as_data(root, procedures)
     by_playbook = replaced_by(root, procedures)
     playbook_of: dict[str, list[str]] = {}
@@ -95,7 +96,9 @@ def coverage(root: Path = ROOT) -> str:
     for prefix, title in data["systems"].items():
         ids = [one for one in procedures if one.startswith(prefix)]
         covered = [one for one in ids if one in tests]
-        lines += ["", f"## {prefix}: {title}", "", f"{len(covered)} of {len(ids)} covered.", ""]
+        in_part = [one for one in covered if one in partly]
+        also = f", {len(in_part)} of them in part" if in_part else ""
+        lines += ["", f"## {prefix}: {title}", "", f"{len(covered)} of {len(ids)} covered{also}.", ""]
         lines += ["| id | what | carried out by | proven by |", "|---|---|---|---|"]
         for one in ids:
             how = [f"[{name}](runbooks/{name}.md)" for name in playbook_of.get(one, [])]
@@ -105,6 +108,7 @@ def coverage(root: Path = ROOT) -> str:
             shown += [f"and {len(proofs) - SHOWN_TESTS} more"] if len(proofs) > SHOWN_TESTS else []
             proven = "<br>".join(shown) or ("no test yet" if how else "")
             carried = ", ".join(how) or ("" if proofs else "not covered yet")
+            carried += f", in part: {partly[one]}" if one in partly else ""
             lines.append(f"| {one} | {procedures[one]} | {carried} | {proven} |")
     return "\n".join([*lines, ""])
 

@@ -48,7 +48,7 @@ class ProgressAction(ActionBase):
                 follower.join()
         return result
 
-    def _arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
+    def _arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002 - a subclass needs them
         """What the module is called with; a subclass may work something out first. The task's own stay as they are."""
         return dict(self._task.args)
 
