@@ -142,7 +142,8 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.folder import state_directory
-from ansible_collections.sre.runbooks.plugins.module_utils.run.lock import Lock, LockFile, acquire, machine, remember
+from ansible_collections.sre.runbooks.plugins.module_utils.run.lock import Lock, acquire, machine, remember
+from ansible_collections.sre.runbooks.plugins.module_utils.run.lock_file import LockFile
 
 SPEC = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},

@@ -14,7 +14,6 @@ import pytest
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.lock import (
     Lock,
-    LockFile,
     acquire,
     alive,
     from_dict,
@@ -22,6 +21,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.run.lock import (
     machine,
     remember,
 )
+from ansible_collections.sre.runbooks.plugins.module_utils.run.lock_file import LockFile
 
 NOW = datetime(2026, 11, 21, 3, 0, tzinfo=UTC)
 STOPPED = [{"target": "orders", "running": True}]
