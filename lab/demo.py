@@ -177,13 +177,16 @@ class Demo:
         thread = threading.Thread(target=heartbeat, daemon=True)
         thread.start()
         last = "it said nothing"
+        reports: set[str] = set()  # each of fourteen targets names the one report of their run
         try:
             for line in child.stdout or ():
                 heading = HEADING.match(line)
                 if heading:
-                    task = heading[1]
-                elif not CHATTER.match(line):
+                    task = "" if heading[1].startswith("Validating arguments") else heading[1]
+                elif not CHATTER.match(line) and line not in reports:
                     last = line.strip()
+                    if last.startswith("Report:"):
+                        reports.add(line)
                     above = paint(f"   · {task}\n", "2") if task else ""
                     task = ""
                     print(f"{above}     {line.rstrip()}", flush=True)
