@@ -63,7 +63,7 @@ INNER_KEYS = {
 }
 GROUPS: dict[str, dict[str, Word]] = {
     "services": {
-        "service_url": Word(str, True), "service_version": Word(str, True),
+        "service_url": Word(str, True), "service_version": Word(str),
         "service_database": Word(str, relation="databases"), "service_caches": Word(list, relation="caches"),
         "service_replicas": Word(dict, True, ("minimum", "maximum")),
         "service_pool": Word(dict, True, ("size", "overflow", "timeout_seconds", "recycle_seconds")),
