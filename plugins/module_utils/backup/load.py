@@ -106,6 +106,8 @@ def fill(
             *([] if tablespaces else ["--no-tablespaces"]), f"--dbname={connection_string(name)}", str(folder / DATA),
         ],
         timeout_s=timeout_s, secrets=environment, while_waiting=while_waiting, check=False,
+        hint="Raise the role's time-out (database_restore_timeout_seconds, backup_verify_timeout_seconds) or its jobs,"
+        " then run the same command again.",
     )
     if done.returncode == 0:
         return

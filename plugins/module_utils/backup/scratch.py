@@ -15,6 +15,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.load import cr
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login, connect, identifier
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import size
 
 if TYPE_CHECKING:
     import psycopg
@@ -37,6 +38,7 @@ SELECT name FROM unnest(%s::text[]) AS name WHERE NOT EXISTS (SELECT FROM pg_rol
 """
 # A server that is this busy is not loaded with a drill as well.
 BUSY_PERCENT = 50
+OWN_SERVER = "The drill would be on the database's own server, or a physical copy of it"
 LOAD = """
 SELECT count(*) FILTER (WHERE state = 'active' AND pid <> pg_backend_pid()) AS active,
        current_setting('max_connections')::int AS most FROM pg_stat_activity WHERE backend_type = 'client backend'
@@ -80,21 +82,23 @@ def require_room(connection: psycopg.Connection[dict[str, Any]], manifest: Manif
         RunbookError: its free space is not known or too small, or it is busy.
     """
     need = manifest.database.size_bytes * 2
-    hint = "Name a scratch_server for this database in the inventory."
+    hint = (
+        "Name another server as scratch_server for this database in the inventory, or give"
+        " backup_verify_free_bytes, the free space of this one's disk as you measured it."
+    )
     if free_bytes is None:
         raise RunbookError(
-            "There is no scratch server, and how much room the database's own server has is not known.", hint
+            f"{OWN_SERVER}, and how much room that has is not known.", hint
         )
     if free_bytes < need:
         raise RunbookError(
-            f"There is no scratch server, and the database's own has {free_bytes} bytes free where a drill may"
-            f" take {need}.", hint, free_bytes=free_bytes, needed_bytes=need,
+            f"{OWN_SERVER}, which has {size(free_bytes)} free where a drill may take {size(need)}.", hint,
+            free_bytes=free_bytes, needed_bytes=need,
         )
     load = connection.execute(LOAD).fetchone()
     if load["active"] * 100 > load["most"] * BUSY_PERCENT:
         raise RunbookError(
-            f"There is no scratch server, and the database's own is busy: {load['active']} active sessions of at most"
-            f" {load['most']}.", hint,
+            f"{OWN_SERVER}, which is busy: {load['active']} active sessions of at most {load['most']}.", hint,
         )
 
 
@@ -105,6 +109,15 @@ def create_missing_roles(connection: psycopg.Connection[dict[str, Any]], manifes
         with contextlib.suppress(errors.DuplicateObject):  # another drill was faster
             connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(identifier(role)))
     return missing
+
+
+def is_own_server(connection: psycopg.Connection[dict[str, Any]], manifest: Manifest) -> bool:
+    """Whether this server is the one that the backup is of, whatever the inventory calls it.
+
+    A physical copy of it has the same identifier and cannot be told from it: it is treated with the same care.
+    """
+    row = connection.execute("SELECT system_identifier::text AS id FROM pg_control_system()").fetchone()
+    return row["id"] == manifest.system_identifier
 
 
 @contextlib.contextmanager
@@ -123,6 +136,8 @@ def scratch_database(
         RunbookError: it cannot be created.
     """
     with connect(login, "drill") as connection:
+        if not own_server and is_own_server(connection, manifest):
+            own_server = True
         notes = [f"dropped {name}, which a killed drill left" for name in drop_leftovers(connection)]
         if own_server:
             require_room(connection, manifest, free_bytes)

@@ -268,7 +268,7 @@ def test_roles_that_a_scratch_server_lacks_are_made_without_login(
 @pytest.mark.parametrize(
     ("free_bytes", "verdict", "words"),
     [
-        (None, "unverifiable", "is not known"), (1000, "unverifiable", "has 1000 bytes free"),
+        (None, "unverifiable", "is not known"), (1000, "unverifiable", "has 1.0 kB free"),
         (10**12, "good", "as in the manifest"),
     ],
 )
@@ -282,6 +282,16 @@ def test_the_databases_own_server_is_loaded_only_with_known_room(
     )
     assert result["verdict"]["verdict"] == verdict
     assert words in last_detail(result)
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_scratch_server_that_is_the_databases_own_gets_no_drill_without_room(
+    filled: Login, call_module: Call, verify_arguments: Call
+):
+    """X2: what the inventory calls a scratch server can be a second name of production."""
+    result = call_module("pg_backup_verify", verify_arguments(filled, own_server=False))
+    assert result["verdict"]["verdict"] == "unverifiable"
+    assert "on the database's own server" in last_detail(result)
 
 
 def test_the_next_drill_drops_what_a_killed_one_left(
