@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ansible_collections.sre.runbooks.plugins.module_utils.run.records import Record
@@ -80,7 +80,8 @@ def decide(records: Sequence[Record], resume: str = "") -> Outcome:
         if recorded.success and failure:
             message = f"{recorded.outcome} was reached, then this failed: {failure}"
             return Outcome(UNKNOWN, message, resume, recorded.undo)
-        return recorded
+        # Whatever a role recorded, the same command is the way to go on, unless it named another.
+        return recorded if recorded.success or recorded.resume else replace(recorded, resume=resume)
     if phases.get("undo") == "end":
         return Outcome(FAILED_AND_UNDONE, failure or "The first failing task above says why.", resume)
     if phases.get("undo") == "begin":

@@ -73,3 +73,11 @@ def test_of_several_failures_the_first_is_the_cause() -> None:
 )
 def test_a_run_is_as_bad_as_its_worst_target(several: list[str], expected: str) -> None:
     assert worst(several) == expected
+
+
+def test_whatever_failure_a_role_records_the_command_that_goes_on_is_said() -> None:
+    records = [{"kind": kind, "data": data} for kind, data in (APPLY, outcome("failed and undo failed", "Half."))]
+    assert decide(records, resume="again").resume == "again"
+    named = {"kind": "outcome", "data": {"outcome": "failed and undo failed", "resume": "another"}}
+    assert decide([named], resume="again").resume == "another"
+    assert not decide([{"kind": "outcome", "data": {"outcome": "done"}}], resume="again").resume
