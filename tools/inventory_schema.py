@@ -68,10 +68,12 @@ GROUPS: dict[str, dict[str, Word]] = {
         "service_replicas": Word(dict, True, ("minimum", "maximum")),
         "service_pool": Word(dict, True, ("size", "overflow", "timeout_seconds", "recycle_seconds")),
         "service_control": Word(dict, True, ("driver",), open=True), "health_checks": CHECKS,
+        "server": Word(str, relation="servers"),
     },
     "databases": {
         "database_host": Word(str, True), "database_port": Word(int, True), "database_name": Word(str, True),
         "database_owner": Word(str, True), "database_extensions": Word(list, True), "database_sslmode": Word(str, True),
+        "database_sslrootcert": Word(str),
         "database_application": LOGIN, "database_monitor": LOGIN, "database_admin": LOGIN,
         "server": Word(str, True, relation="servers"), "consumers": Word(list, True, relation="services"),
         "backup_store": Word(str, True, relation="stores"), "backup_store_on_own_server": Word(bool),
@@ -91,6 +93,7 @@ GROUPS: dict[str, dict[str, Word]] = {
     },
     "servers": {
         "postgresql_host": Word(str), "postgresql_port": Word(int), "postgresql_admin": Word(dict, keys=LOGIN.keys),
+        "postgresql_sslmode": Word(str), "postgresql_sslrootcert": Word(str),
         "postgresql_bin_directory": Word(str),
     },
     "stores": {"store_path": Word(str, True), "server": Word(str, True, relation="servers")},

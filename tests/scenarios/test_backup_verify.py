@@ -42,6 +42,16 @@ def test_a_drill_proves_a_backup_and_measures_the_recovery(backups, folder: Path
     assert float(measures["recovery_point"]["value"]) >= 0
 
 
+@pytest.mark.usefixtures("folder")
+def test_a_good_drill_that_is_too_slow_fails_with_its_way_on(backups):
+    """B45 ⚠: a measured objective that is missed is no unknown end, since nothing is left behind."""
+    done = backups.play("backup_verify", "-e", "target=orders-db", "-e", "recovery_time_objective_seconds=0.001")
+    assert done.returncode == 2
+    assert "is good, but its recovery took" in done.stdout
+    assert "FAILED AND UNDONE" in done.stdout.upper()
+    assert "ansible-playbook sre.runbooks.backup_verify" in done.stdout or "playbooks/backup_verify.yml" in done.stdout
+
+
 DAMAGE = {
     "a byte of a data file": (lambda folder: flip(data_file(folder)), "corrupt"),
     "a byte of the table of contents": (lambda folder: flip(folder / "data/toc.dat"), "corrupt"),
