@@ -300,6 +300,7 @@ class Restore:
     def _swap_in(self, position: Position) -> None:
         """Exchange the prepared copy for the live database; whatever fails, the old one is live and open again."""
         if position.state == markers.OPENED and not position.undoing:
+            self.result.values["retired"] = position.partner.name if position.partner else None
             return
         if self.check and position.state in (UNTOUCHED, markers.RESTORING):
             position = replace(position, copies=())
