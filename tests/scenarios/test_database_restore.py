@@ -10,14 +10,15 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psycopg
 import pytest
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import list_backups
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest, write_manifest
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.marker import split
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.properties import Extension
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetFolder
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login, connect
 
@@ -211,6 +212,23 @@ def test_a_window_that_closes_while_the_copy_is_made_stops_nobody_and_is_undone(
     assert report["outcome"] == "failed and undone"
     assert scene.service_pid() == pid
     assert scene.states() == {scene.database: "open"}
+
+
+def test_an_extension_that_the_server_lacks_is_refused_before_anybody_is_stopped(scene: Scene) -> None:
+    """A85 ⚠ B43 ⚠: extensions are looked at first."""
+    store = scene.platform.lab.folder / "stores" / "backup-store"
+    folder = TargetFolder(store, "dbis_core", TARGET).backup(scene.manifest.backup_id)
+    extensions = [Extension("no_such_thing", "1.0", "public")]
+    write_manifest(folder, replace(scene.manifest, database=replace(scene.manifest.database, extensions=extensions)))
+    pid, states = scene.service_pid(), scene.states()
+    try:
+        played = scene.restore()
+    finally:
+        write_manifest(folder, scene.manifest)
+    assert played.returncode != 0
+    assert "REFUSED" in played.output
+    assert "extension no_such_thing 1.0 is not available on the server" in played.output
+    assert (scene.service_pid(), scene.states()) == (pid, states)
 
 
 def test_a_stopped_backend_is_named_and_everything_is_undone(scene: Scene) -> None:
