@@ -170,6 +170,8 @@ LIVE = marker.join(None, marker.Marker(marker.RETIRED, "", "x"))
         (scratch_name("20261121T021500Z-3fa9"), LIVE, False),
         ("sre_scratch_of_somebody", OURS, False), ("orders", OURS, False),
     ],
+    # The name is a new one at each call, and two workers must find the same tests.
+    ids=["marked", "not yet marked", "somebody's comment", "another marker", "a name like ours", "another name"],
 )
 def test_only_databases_of_drills_are_leftovers(name: str, comment: str | None, expected: bool):
     assert is_leftover(name, comment) is expected
