@@ -59,7 +59,7 @@ def clone() -> Iterator[Path]:
             for path in (Path(folder), *Path(folder).rglob("*")):
                 os.chown(path, user.pw_uid, user.pw_gid)
         yield place
-    if not was_there:
+    if state.exists() and not was_there:
         shutil.rmtree(state)
 
 
