@@ -171,7 +171,10 @@ def _own_query(session: Session, request: Request) -> Check:
     try:
         row = session.first_row(request.check["query"])
     except psycopg.Error as error:
-        return Check(name, request.target, "postgresql", "unknown",
+        # The server's proof that what the application reads is gone, or closed to it.
+        gone = (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn, psycopg.errors.InvalidSchemaName,
+                psycopg.errors.InsufficientPrivilege)
+        return Check(name, request.target, "postgresql", "critical" if isinstance(error, gone) else "unknown",
                      f"The application's own query failed: {quoted(_first_line(error))}.")
     if not row:
         return Check(name, request.target, "postgresql", "unknown", "The application's own query returned no row.")

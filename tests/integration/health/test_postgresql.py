@@ -80,7 +80,9 @@ def test_application_connects_with_its_own_login_and_passes_its_own_query(databa
     ("select null::boolean", "unknown", "not a boolean"),
     ("select 1", "unknown", "not a boolean"),
     ("select true where false", "unknown", "no row"),
-    ("select * from missing_table", "unknown", "missing_table"),
+    ("select * from missing_table", "critical", "missing_table"),
+    ("select missing_column from pg_class", "critical", "missing_column"),
+    ("select * from missing_schema.orders", "critical", "missing_schema"),
     ("create table sneaky (id int)", "unknown", "read-only"),
     ("select true from pg_sleep(30)", "unknown", "statement timeout"),
 ])
