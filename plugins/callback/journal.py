@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.callback import CallbackBase
-from ansible_collections.sre.runbooks.plugins.module_utils.run.records import append_line, now
+from ansible_collections.sre.runbooks.plugins.module_utils.run.moments import now
+from ansible_collections.sre.runbooks.plugins.module_utils.run.records import append_line
 
 TASKS_FILE = "tasks.jsonl"
 OWN = "sre.runbooks."

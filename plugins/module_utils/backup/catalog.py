@@ -20,7 +20,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import
     read_verdicts,
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
-from ansible_collections.sre.runbooks.plugins.module_utils.run.words import age as in_words
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import about
 from ansible_collections.sre.runbooks.plugins.module_utils.run.words import size as size_words
 
 
@@ -143,7 +143,7 @@ def line_of(target: str, backups: Sequence[Backup], moment: datetime) -> str:
     if not backups:
         return f"{target:<24} {'none':<22} {'':>10} {'':>10}  {'':<12} 0"
     newest = backups[-1].as_dict(moment)
-    age = "unknown" if newest["age_s"] is None else in_words(newest["age_s"])
+    age = "unknown" if newest["age_s"] is None else about(newest["age_s"])
     size = "unknown" if newest["total_bytes"] is None else size_words(newest["total_bytes"])
     verdict = newest["verdict"] if newest["verdict"] in BAD else newest["rung"] or "not proven"
     return f"{target:<24} {newest['backup_id']:<22} {age:>10} {size:>10}  {verdict:<12} {len(backups)}"
@@ -177,7 +177,7 @@ def assess(
     if age > maximum_age_s:
         found.append(
             f"The newest backup of {target} that is proven to the rung {least_rung}, {proven.backup_id}, is"
-            f" {in_words(age)} old, and at most {in_words(maximum_age_s)} are allowed. {back_up}"
+            f" {about(age)} old, and at most {about(maximum_age_s)} are allowed. {back_up}"
         )
     return found
 

@@ -39,7 +39,6 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import (
     GLOBALS,
     TargetFolder,
     new_backup_id,
-    now,
     remove_folder,
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.client_tools import ClientTools, find_client_tools
@@ -52,6 +51,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.run import process
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.run.moments import now
 from ansible_collections.sre.runbooks.plugins.module_utils.run.plan import Plan
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
 from ansible_collections.sre.runbooks.plugins.module_utils.run.words import size as size_words

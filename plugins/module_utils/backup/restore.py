@@ -35,6 +35,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.verify import 
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.client_tools import find_client_tools
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login, connect, identifier
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.run.moments import utc_text
 from ansible_collections.sre.runbooks.plugins.module_utils.run.plan import Plan
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
 
@@ -473,8 +474,7 @@ class Restore:
         return found[0].manifest if found else None
 
     def _until(self) -> str:
-        until = datetime.now(UTC) + timedelta(seconds=self.request.retained_s)
-        return until.isoformat(timespec="seconds").replace("+00:00", "Z")
+        return utc_text(datetime.now(UTC) + timedelta(seconds=self.request.retained_s), "seconds")
 
 
 def _manifest(backup: Backup) -> Manifest:

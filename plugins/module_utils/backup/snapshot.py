@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.sre.runbooks.plugins.module_utils.backup import manifest
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import now
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import (
     Login,
     connect,
@@ -19,6 +18,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection
     identifier,
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.run.moments import now, utc_text
 
 if TYPE_CHECKING:
     import psycopg
@@ -189,5 +189,4 @@ def read_newest_row(connection: psycopg.Connection[dict[str, Any]], query: str) 
         return None
     if not isinstance(value, datetime):
         raise RunbookError(f"The query for the newest row gave {value!r}, which is no time stamp.", hint)
-    moment = value if value.tzinfo else value.replace(tzinfo=UTC)
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return utc_text(value if value.tzinfo else value.replace(tzinfo=UTC))

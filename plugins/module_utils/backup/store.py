@@ -19,17 +19,13 @@ from pathlib import Path
 
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import sync_folder
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.run.moments import now
 
 BACKUP_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}")
 PARTIAL = ".partial-"
 LOCK = ".lock"
 DATA = "data"
 GLOBALS = "globals.sql"
-
-
-def now() -> str:
-    """This moment, ISO 8601 in UTC."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def new_backup_id(moment: datetime) -> str:

@@ -30,7 +30,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest impor
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.replay import replay
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.scratch import scratch_database
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import DATA, now
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import DATA
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import (
     CORRUPT,
     GOOD,
@@ -51,6 +51,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection
     untranslated,
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.run.moments import now
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
 from ansible_collections.sre.runbooks.plugins.module_utils.run.words import size as size_words
 

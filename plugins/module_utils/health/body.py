@@ -19,9 +19,10 @@ from ansible_collections.sre.runbooks.plugins.module_utils.health.shapes import 
     read_body,
     status_of_word,
 )
-from ansible_collections.sre.runbooks.plugins.module_utils.health.timestamps import parse_timestamp, spoken
+from ansible_collections.sre.runbooks.plugins.module_utils.health.timestamps import parse_timestamp
 from ansible_collections.sre.runbooks.plugins.module_utils.run.checks import worst
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import about
 
 # JSON allows numbers, and Python NaN and Infinity, that no threshold can be held against.
 HIGHEST = 1e300
@@ -132,13 +133,13 @@ def _age(body: Body, check: Mapping[str, Any], target: str, now: datetime) -> Ch
     age = (now.astimezone(UTC) - made).total_seconds()
     if age < -limit:
         return Check(
-            name, target, "http", "unknown", f'The time stamp "{quoted(body.timestamp)}" lies {spoken(-age)} in the '
+            name, target, "http", "unknown", f'The time stamp "{quoted(body.timestamp)}" lies {about(-age)} in the '
             "future, so one of the clocks is wrong.", value=round(age, 1), unit="s",
         )
-    stale = f', so the body is stale (at most {spoken(limit)})' if age > limit else ""
+    stale = f', so the body is stale (at most {about(limit)})' if age > limit else ""
     return judged(
         name, target, "http", max(0.0, age), "s", Threshold(None, limit),
-        f'The time stamp "{quoted(body.timestamp)}" is {spoken(max(0.0, age))} old{stale}.',
+        f'The time stamp "{quoted(body.timestamp)}" is {about(max(0.0, age))} old{stale}.',
     )
 
 

@@ -6,13 +6,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
-
-def utc_text(moment: datetime) -> str:
-    """ISO 8601 in UTC with milliseconds, as records and reports have it."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+from ansible_collections.sre.runbooks.plugins.module_utils.run.moments import now
 
 
 @dataclass(frozen=True)
@@ -67,7 +63,7 @@ class Check:
     unit: str = ""
     warning: float | None = None
     critical: float | None = None
-    checked_at: str = field(default_factory=lambda: utc_text(datetime.now(UTC)))
+    checked_at: str = field(default_factory=now)
     duration_ms: float = 0.0
     evidence: dict[str, Any] = field(default_factory=dict)
 

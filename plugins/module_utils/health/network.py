@@ -17,7 +17,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.health.probe import (
     Request,
     open_socket,
 )
-from ansible_collections.sre.runbooks.plugins.module_utils.health.timestamps import spoken
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import about
 
 
 def probe_tcp(request: Request) -> Answer:
@@ -72,7 +72,7 @@ def secure(plain: socket.socket, name: str, ca_file: str | None, deadline: Deadl
     except TimeoutError as error:
         plain.close()
         raise ProbeError(f"{name} took the connection and did not finish the TLS handshake within "
-                         f"{spoken(deadline.seconds)}.") from error
+                         f"{about(deadline.seconds)}.") from error
     except (OSError, ValueError) as error:
         plain.close()
         raise ProbeError(f"The TLS handshake with {name} failed: {error}.") from error

@@ -40,9 +40,9 @@ from ansible_collections.sre.runbooks.plugins.module_utils.health.probe import (
     open_socket,
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.health.shapes import quoted
-from ansible_collections.sre.runbooks.plugins.module_utils.health.timestamps import spoken
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login, connect
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import about
 
 Rows = list[dict[str, Any]]
 # The server says these in English unless its lc_messages says otherwise; then the check is unknown instead of critical.
@@ -143,7 +143,7 @@ def _open(login: Login, request: Request, deadline: Deadline) -> Any:
     except RunbookError as error:
         if deadline.over:
             raise ProbeError(
-                f"{login.host}:{login.port} gave no answer to {login.user} within {spoken(deadline.seconds)}."
+                f"{login.host}:{login.port} gave no answer to {login.user} within {about(deadline.seconds)}."
             ) from error
         message = str(error) if isinstance(error.__cause__, ImportError) else error.message
         raise ProbeError(message, _status_of_refusal(error, login, request, deadline)) from error

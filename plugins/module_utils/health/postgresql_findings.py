@@ -10,7 +10,7 @@ from typing import Any
 
 from ansible_collections.sre.runbooks.plugins.module_utils.health.probe import ProbeError
 from ansible_collections.sre.runbooks.plugins.module_utils.health.shapes import quoted
-from ansible_collections.sre.runbooks.plugins.module_utils.health.timestamps import spoken
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import about
 
 Rows = list[dict[str, Any]]
 ABORTED = "idle in transaction (aborted)"
@@ -73,7 +73,7 @@ def read_transactions(rows: Rows) -> Finding:
     first = rows[0]
     return Finding(
         max(0.0, first["seconds"]),
-        f"The longest transaction is {spoken(max(0.0, first['seconds']))} old: pid {first['pid']}, {_who(first)}, "
+        f"The longest transaction is {about(max(0.0, first['seconds']))} old: pid {first['pid']}, {_who(first)}, "
         f"{first['state']}.",
         {"sessions": [_session(row) for row in rows]},
     )
@@ -87,7 +87,7 @@ def read_idle_in_transaction(rows: Rows) -> Finding:
     return Finding(
         max(0.0, first["seconds"]),
         f"{len(rows)} idle in a transaction, {aborted} of them in an aborted one, the longest for "
-        f"{spoken(max(0.0, first['seconds']))}: pid {first['pid']}, {_who(first)}.",
+        f"{about(max(0.0, first['seconds']))}: pid {first['pid']}, {_who(first)}.",
         {"idle_in_transaction": len(rows) - aborted, "aborted": aborted,
          "sessions": [_session(row) for row in rows[:LISTED]]},
     )
@@ -102,7 +102,7 @@ def read_blocked(rows: Rows) -> Finding:
     row = next((row for row in rows if not row["blocker_waits"]), rows[0])
     return Finding(
         float(len(pids)),
-        f"{len(pids)} blocked; pid {row['pid']}, {_who(row)}, waits {spoken(max(0.0, row['seconds'] or 0.0))} for "
+        f"{len(pids)} blocked; pid {row['pid']}, {_who(row)}, waits {about(max(0.0, row['seconds'] or 0.0))} for "
         f"{_blocker(row)}.",
         {"waits": [
             {"pid": row["pid"], "user": row["usename"], "application": quoted(row["application_name"]),
@@ -119,7 +119,7 @@ def _blocker(row: dict[str, Any]) -> str:
         return "a prepared transaction (see pg_prepared_xacts)"
     if row["blocker_user"] is None:
         return f"pid {row['blocker']}, which has ended meanwhile"
-    age = f", its transaction {spoken(row['blocker_seconds'])} old" if row["blocker_seconds"] is not None else ""
+    age = f", its transaction {about(row['blocker_seconds'])} old" if row["blocker_seconds"] is not None else ""
     return f"pid {row['blocker']}, {_who(row, 'blocker_')}, {row['blocker_state']}{age}"
 
 
@@ -132,7 +132,7 @@ def read_replication(rows: Rows) -> Finding:
         if seconds is None:
             raise ProbeError("This standby has replayed nothing yet, so its lag is not known.")
         link = "receives from its primary" if rows[0]["streaming"] else "has no connection to its primary"
-        return Finding(max(0.0, seconds), f"This standby is {spoken(max(0.0, seconds))} behind and {link}.",
+        return Finding(max(0.0, seconds), f"This standby is {about(max(0.0, seconds))} behind and {link}.",
                        {"streaming": rows[0]["streaming"]})
     lags = [(row["seconds"] if row["seconds"] is not None else 0.0 if row["bytes_behind"] == 0 else None, row)
             for row in rows]
@@ -144,7 +144,7 @@ def read_replication(rows: Rows) -> Finding:
     seconds, slowest = max(lags, key=lambda lag: lag[0] or 0.0)
     return Finding(
         float(seconds or 0.0),
-        f"Of {len(rows)} standbys {quoted(slowest['standby'])} is the last, {spoken(float(seconds or 0.0))} and "
+        f"Of {len(rows)} standbys {quoted(slowest['standby'])} is the last, {about(float(seconds or 0.0))} and "
         f"{slowest['bytes_behind']} bytes behind.",
         {"standbys": [{"name": quoted(row["standby"]), "state": row["state"], "bytes_behind": row["bytes_behind"]}
                       for row in rows]},

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.sre.runbooks.plugins.module_utils.health.check import Check
-from ansible_collections.sre.runbooks.plugins.module_utils.health.timestamps import spoken
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import about
 
 
 class ProbeError(RunbookError):
@@ -109,7 +109,7 @@ def open_socket(host: str, port: int, deadline: Deadline) -> socket.socket:
         raise ProbeError(f"The name {host} has no address ({error.strerror}).") from error
     except TimeoutError as error:
         raise ProbeError(
-            f"{host}:{port} took no connection within {spoken(deadline.seconds)}."
+            f"{host}:{port} took no connection within {about(deadline.seconds)}."
         ) from error
     except ConnectionRefusedError as error:
         raise ProbeError(f"Nothing listens on {host}:{port}.", "critical") from error

@@ -19,7 +19,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.health.metrics import
 from ansible_collections.sre.runbooks.plugins.module_utils.health.probe import Request
 from ansible_collections.sre.runbooks.plugins.module_utils.health.samples import Sample
 from ansible_collections.sre.runbooks.plugins.module_utils.health.shapes import quoted
-from ansible_collections.sre.runbooks.plugins.module_utils.health.timestamps import spoken
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import about
 
 # A ratio of fewer events than this is chance.
 LEAST_EVENTS = 20
@@ -57,7 +57,7 @@ def rate_check(measure: str, before: Sample | None, now: Sample, request: Reques
     if any(last[key] < first.get(key, 0) for key in last):
         return "not measured yet, its counters started anew since the last sample."
     delta = {key: last[key] - first.get(key, 0) for key in last}
-    window = f"in the last {spoken(seconds)}"
+    window = f"in the last {about(seconds)}"
     if "count" in delta:
         value = delta["count"] / seconds
         message = f"{delta['count']:,.0f} {window}."
@@ -85,7 +85,7 @@ def _why_no_rate(before: Sample | None, now: Sample) -> str:
     if now.identity != before.identity:
         return "not measured yet, its counters started anew since the last sample (a restart or a reset)."
     if now.at - before.at > samples.LASTING_S:
-        return f"not measured yet, the last sample is {spoken(now.at - before.at)} old."
+        return f"not measured yet, the last sample is {about(now.at - before.at)} old."
     return (f"not measured yet, the last sample is {max(0.0, now.at - before.at):.0f} s old, "
             f"and two must be {apart:.0f} s apart.")
 
@@ -101,8 +101,8 @@ def _metric(
 ) -> Check | str:
     asked, metric = entry["per_seconds"], entry["measure"]
     if seconds > SLACK * asked:
-        return f"not measured, the last sample is {spoken(seconds)} old and this is about {spoken(asked)}."
-    grown, window = increase(first, last), f"in the last {spoken(seconds)}"
+        return f"not measured, the last sample is {about(seconds)} old and this is about {about(asked)}."
+    grown, window = increase(first, last), f"in the last {about(seconds)}"
     unit = entry.get("unit") or ""
     if entry.get("quantile") is not None:
         buckets = {float(key.removeprefix(LIMIT)): count for key, count in grown.items()}
@@ -119,7 +119,7 @@ def _metric(
         message = f"{grown[COUNTED]:,.0f} {metric} of {grown[ALL]:,.0f} {entry['of']} {window}."
     else:
         value = grown[COUNTED] * asked / seconds
-        message = f"{grown[COUNTED]:,.0f} {metric} {window}, which is {value:,.1f} in {spoken(asked)}."
+        message = f"{grown[COUNTED]:,.0f} {metric} {window}, which is {value:,.1f} in {about(asked)}."
     return judged(f"{request.check['name']}.{measure_name(entry)}", request.target, "http", value, unit,
                   threshold_from(entry), message, window_seconds=round(seconds, 1))
 
@@ -135,7 +135,7 @@ def _slow_statements(first: Mapping[str, float], now: Sample, seconds: float, re
             slow.append({"query": quoted(now.words.get(number, "")), "calls": int(grown["calls"]),
                          "mean_ms": round(grown["ms"] / grown["calls"], 1), "total_ms": round(grown["ms"], 1)})
     slow.sort(key=lambda one: one["mean_ms"], reverse=True)
-    window = f"in the last {spoken(seconds)}"
+    window = f"in the last {about(seconds)}"
     message = f"No statement took more than {limit:g} s on average {window}."
     if slow:
         message = (f"{len(slow)} took more than {limit:g} s on average {window}; the slowest "

@@ -24,7 +24,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.health.probe import (
     open_socket,
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.health.shapes import quoted
-from ansible_collections.sre.runbooks.plugins.module_utils.health.timestamps import spoken
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import about
 
 # What one reply may take at most: INFO of a server with thousands of databases stays far below.
 REPLY_BYTES = 1048576
@@ -90,7 +90,7 @@ class Conversation:
             return self._reply(words[0])
         except TimeoutError as error:
             raise ProbeError(f"{self._place} took the connection and gave no answer to {words[0]} within "
-                             f"{spoken(self._deadline.seconds)}.") from error
+                             f"{about(self._deadline.seconds)}.") from error
         except OSError as error:
             raise ProbeError(f"{self._place} broke the connection off during {words[0]}: {error}.") from error
 

@@ -27,10 +27,10 @@ from ansible_collections.sre.runbooks.plugins.module_utils.health.samples import
     SampleFile,
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.health.shapes import quoted
-from ansible_collections.sre.runbooks.plugins.module_utils.health.timestamps import spoken
 from ansible_collections.sre.runbooks.plugins.module_utils.run.checks import rank
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import about
 
 # A probe ends by itself at its time-out and says at which point; only one that cannot is given up this much later.
 GRACE_S = 0.5
@@ -204,7 +204,7 @@ class Sweep:
             return False
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
-            self._progress.tick(lambda left=left: f"{spoken(left)} until the next sample of {len(requests)} checks")
+            self._progress.tick(lambda left=left: f"{about(left)} until the next sample of {len(requests)} checks")
             time.sleep(min(POLL_S, left))
         return True
 
@@ -340,7 +340,7 @@ def _overdue(seconds: float) -> str:
 
 
 def _not_asked(deadline: Deadline) -> str:
-    return f"Not asked: the whole sweep may take {spoken(deadline.seconds)}, and they were over."
+    return f"Not asked: the whole sweep may take {about(deadline.seconds)}, and they were over."
 
 
 def _awaited(answers: Mapping[Request, Answer], requests: Sequence[Request], running: Mapping[Request, float]) -> str:

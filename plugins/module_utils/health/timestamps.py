@@ -7,10 +7,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from ansible_collections.sre.runbooks.plugins.module_utils.run.words import age as spoken
-
-__all__ = ["parse_timestamp", "spoken"]
-
 # Digits of a point in time since 1970 tell its unit: 10 are seconds, 13 milliseconds, 16 microseconds, 19 nanoseconds.
 UNITS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))
 # Fewer digits than this is a calendar date (20261121), not a count of seconds.

@@ -21,7 +21,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.health.probe import (
     open_socket,
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.health.shapes import quoted
-from ansible_collections.sre.runbooks.plugins.module_utils.health.timestamps import spoken
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import about
 
 CHUNK_BYTES = 65536
 # What may stand in a path as it is; the per cent sign too, for paths that are quoted already.
@@ -97,7 +97,7 @@ def fetch(url: str, check: dict, deadline: Deadline, limit_bytes: int) -> HttpAn
                 raise ProbeError(f"The body from {place} is longer than {limit_bytes} bytes and was not read on.")
     except TimeoutError as error:
         what = f"sent {len(content)} bytes of a body that did not end" if content else "sent no whole answer"
-        raise ProbeError(f"{place} took the connection and {what} within {spoken(deadline.seconds)}.") from error
+        raise ProbeError(f"{place} took the connection and {what} within {about(deadline.seconds)}.") from error
     except http.client.RemoteDisconnected as error:
         raise ProbeError(f"{place} closed the connection without an answer.") from error
     except http.client.HTTPException as error:

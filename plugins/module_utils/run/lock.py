@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.run.moments import utc_text
 
 
 def started_at_tick(pid: int, proc: Path = Path("/proc")) -> int | None:
@@ -91,10 +92,6 @@ def from_dict(data: Mapping[str, Any]) -> Lock:
     return Lock(data["target"], holder, data.get("since", ""), data.get("until", ""), list(data.get("quiesced", [])))
 
 
-def _plus(moment: datetime, seconds: int) -> str:
-    return (moment + timedelta(seconds=seconds)).isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
 def acquire(
     current: Lock | None,
     target: str,
@@ -125,9 +122,8 @@ def acquire(
     Raises:
         RunbookError: somebody else holds it: who, since when, until when, and how to take it over on purpose.
     """
-    new = Lock(
-        target, dict(holder), _plus(moment, 0), _plus(moment, seconds), current.quiesced if current else []
-    )
+    until = utc_text(moment + timedelta(seconds=seconds), "seconds")
+    new = Lock(target, dict(holder), utc_text(moment, "seconds"), until, current.quiesced if current else [])
     if current is None or current.holder is None:
         return new, ""
     if current.run == holder["run"]:
@@ -140,7 +136,7 @@ def acquire(
         return new, f"its process {current.holder['pid']} is gone"
     if take_over and take_over == current.run:
         return new, "it was taken over on purpose"
-    if lives is None and datetime.fromisoformat(current.until.replace("Z", "+00:00")) <= moment:
+    if lives is None and datetime.fromisoformat(current.until) <= moment:
         return new, f"it expired at {current.until}"
     who = f"{current.holder.get('user')}@{current.holder.get('host')}, process {current.holder.get('pid')}"
     raise RunbookError(

@@ -8,11 +8,11 @@ import fcntl
 import json
 import os
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.run.moments import now
 
 RECORDS_FILE = "run.jsonl"
 PRIVATE_FILE = 0o600
@@ -22,11 +22,6 @@ KINDS = (
 )
 
 Record = dict[str, Any]
-
-
-def now() -> str:
-    """The time in UTC, ISO 8601 with milliseconds."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def append_line(path: Path, data: Mapping[str, Any], *, durable: bool = False) -> None:

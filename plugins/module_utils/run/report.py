@@ -24,7 +24,7 @@ def seconds_between(start: str, end: str) -> float | None:
 
 
 def _time(text: str) -> datetime:
-    return datetime.fromisoformat(str(text).replace("Z", "+00:00"))
+    return datetime.fromisoformat(str(text))
 
 
 def _health(entries: Sequence[Record]) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def label(name: Any) -> str:
 def clock(text: str) -> str:
     """The time of day of a record."""
     try:
-        return datetime.fromisoformat(str(text).replace("Z", "+00:00")).strftime("%H:%M:%S")
+        return datetime.fromisoformat(str(text)).strftime("%H:%M:%S")
     except ValueError:
         return ""
 
@@ -70,14 +70,14 @@ def clock(text: str) -> str:
 def day(text: str) -> str:
     """Date and time of a record."""
     try:
-        return datetime.fromisoformat(str(text).replace("Z", "+00:00")).strftime("%A %d %B %Y, %H:%M:%S UTC")
+        return datetime.fromisoformat(str(text)).strftime("%A %d %B %Y, %H:%M:%S UTC")
     except ValueError:
         return "at an unknown time"
 
 
 def _epoch(text: Any) -> float | None:
     try:
-        return datetime.fromisoformat(str(text).replace("Z", "+00:00")).timestamp()
+        return datetime.fromisoformat(str(text)).timestamp()
     except ValueError:
         return None
 

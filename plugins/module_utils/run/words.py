@@ -27,7 +27,7 @@ def duration(value: Any) -> str:
     return " ".join(f"{count} {unit}" for count, unit in units[first : first + 2] if count)
 
 
-def age(seconds: float) -> str:
+def about(seconds: float) -> str:
     """About how long, in one unit, for a sentence: `45 s`, `12 minutes`, `2 hours`, `3 days`."""
     for limit, divisor, word in ((120, 1, "s"), (7200, 60, "minutes"), (172800, 3600, "hours")):
         if seconds < limit:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from ansible_collections.sre.runbooks.plugins.module_utils.health.timestamps import parse_timestamp, spoken
+from ansible_collections.sre.runbooks.plugins.module_utils.health.timestamps import parse_timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,10 +47,3 @@ def test_offset_never_changes_the_moment(seconds, minutes):
 def test_anything_is_a_moment_with_a_time_zone_or_none(value):
     found = parse_timestamp(value)
     assert found is None or found.tzinfo is UTC
-
-
-@pytest.mark.parametrize(("seconds", "words"), [
-    (0, "0 s"), (45.4, "45 s"), (119, "119 s"), (600, "10 minutes"), (7200, "2 hours"), (86400 * 3, "3 days"),
-])
-def test_durations_are_said_as_a_person_says_them(seconds, words):
-    assert spoken(seconds) == words

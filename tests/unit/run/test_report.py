@@ -8,7 +8,7 @@ import pytest
 from ansible_collections.sre.runbooks.plugins.module_utils.run.checks import difference, status_of
 from ansible_collections.sre.runbooks.plugins.module_utils.run.report import build
 from ansible_collections.sre.runbooks.plugins.module_utils.run.report_page import label, page, timeline
-from ansible_collections.sre.runbooks.plugins.module_utils.run.words import amount, duration, size
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import about, amount, duration, size
 
 from tests.integration.run.sample import at, restore, run
 
@@ -26,6 +26,14 @@ from tests.integration.run.sample import at, restore, run
 )
 def test_amounts_are_written_as_people_say_them(value: Any, unit: Any, shown: str) -> None:
     assert amount(value, unit) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0, "0 s"), (45.4, "45 s"), (119, "119 s"), (600, "10 minutes"), (7200, "2 hours"), (86400 * 3, "3 days")],
+)
+def test_ages_are_said_in_one_unit(seconds: float, shown: str) -> None:
+    assert about(seconds) == shown
 
 
 def test_what_was_not_measured_is_never_shown_as_a_figure() -> None:
