@@ -23,8 +23,12 @@ class ActionModule(RunAction):
 
     def act(self, arguments: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """Append the record."""
-        data = self._failure(variables) if arguments["kind"] == "failure" else arguments["data"]
-        entry = record(self.folder(variables), str(variables["inventory_hostname"]), arguments["kind"], data)
+        host, data = str(variables["inventory_hostname"]), arguments["data"]
+        if arguments["kind"] == "failure":
+            data = self._failure(variables)
+        elif arguments["kind"] == "outcome" and data.get("undo"):
+            data = {**data, "undo": self.command(str(data["undo"]), target=host)}
+        entry = record(self.folder(variables), host, arguments["kind"], data)
         return {"changed": False, "record": entry}
 
     def _failure(self, variables: dict[str, Any]) -> dict[str, str]:

@@ -18,6 +18,7 @@ options:
     description:
       - What the record is about. C(docs/architecture.md) has the shape of each one's data.
       - V(failure) stands in a rescue and takes the failed task's name and message by itself.
+      - V(outcome) takes as C(undo) the name of the playbook that goes back, and makes the whole command of it.
     type: str
     required: true
     choices: [phase, step, checks, verdict, plan, measure, message, failure, outcome]
@@ -46,7 +47,7 @@ EXAMPLES = r"""
     data:
       outcome: done
       message: "Restored from 20261121T021500Z-3fa9; 4120 rows were lost."
-      undo: "ansible-playbook sre.runbooks.database_restore_undo -e target=orders-db"
+      undo: sre.runbooks.database_restore_undo
 """
 
 RETURN = r"""

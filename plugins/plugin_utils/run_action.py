@@ -59,9 +59,9 @@ class RunAction(ActionBase):
         """The folder of this play's run; RunbookError when it has not begun."""
         return find_begun(self.directory(variables), self.play)
 
-    def command(self, **extra: str) -> str:
-        """The command line that starts this playbook, with these variables."""
-        return rebuild(context.CLIARGS, extra)
+    def command(self, playbook: str = "", **extra: str) -> str:
+        """The command line that starts this playbook, or another one on the same platform, with these variables."""
+        return rebuild({**context.CLIARGS, **({"args": (playbook,)} if playbook else {})}, extra)
 
     def again(self, variables: dict[str, Any], **extra: str) -> str:
         """The command with which this host's run began, with further variables."""

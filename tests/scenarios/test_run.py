@@ -204,6 +204,24 @@ def test_every_end_has_an_outcome_an_exit_code_and_a_report(
     assert operator.locks() == {}
 
 
+def test_the_way_back_is_a_command_that_reaches_the_same_hosts_and_places(operator: Operator, tmp_path: Path) -> None:
+    files = {name: tmp_path / name for name in ("vault-password", "variables.json")}
+    for file in files.values():
+        file.write_text("{}")
+    ended = operator.run(
+        "--vault-password-file", str(files["vault-password"]), "-e", f"@{files['variables.json']}", target="orders-db",
+        mode="done", run_lock_directory=str(tmp_path / "locks"), secret="hunter2",
+    )
+    assert ended.returncode == 0, ended.stdout
+    (target,) = operator.report()["targets"]
+    assert target["undo"] == (
+        f"ansible-playbook sre.runbooks.database_restore_undo -i {INVENTORY}"
+        f" --vault-password-file {files['vault-password']} -e run_lock_directory={tmp_path / 'locks'}"
+        f" -e @{files['variables.json']} -e target=orders-db"
+    )
+    assert f"To undo:  {target['undo']}" in ended.stdout
+
+
 def test_a_lock_that_cannot_be_released_makes_a_success_unknown(operator: Operator) -> None:
     ended = operator.run(target="orders-db", mode="lock_lost", lock_file=str(operator.lock_file("orders-db")))
     assert ended.returncode == 2
