@@ -232,9 +232,13 @@ def _not_applicable(finding: Finding, measure: str, explicit: bool, request: Req
 
 
 def _count(session: Session, measure: str, answer: Answer) -> None:
-    row = session.rows(queries.CACHE)[0]
+    row = session.rows(queries.CACHE_BY_CONTEXT if session.major >= 16 else queries.CACHE)[0]
     answer.counters[measure] = {"hits": int(row["hits"]), "reads": int(row["reads"])}
-    answer.identity = row["identity"]
+    answer.identity = _identity(session)
+
+
+def _identity(session: Session) -> str:
+    return session.rows(queries.IDENTITY)[0]["identity"]
 
 
 def _missing_privilege(login: Login) -> str:
@@ -258,7 +262,7 @@ def _count_statements(session: Session, login: Login, privileged: bool, answer: 
                 for key, value in ((f"calls {row['number']}", row["calls"]), (f"ms {row['number']}", row["total_ms"]))
             }
             answer.words = {"extension_in": database, **{row["number"]: row["query"] for row in found}}
-            answer.identity = session.rows(queries.CACHE)[0]["identity"]
+            answer.identity = _identity(session)
             return True
     return False
 

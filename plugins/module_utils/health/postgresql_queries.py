@@ -57,10 +57,23 @@ cross join lateral (select distinct unnest(w.blockers) as blocker) b
 left join pg_stat_activity o on o.pid = b.blocker
 order by seconds desc, w.pid, b.blocker"""
 
-CACHE = """
-select blks_hit as hits, blks_read as reads,
-       concat_ws(' ', datid, stats_reset, pg_postmaster_start_time()) as identity
+# Changes when the counters start anew; those of pg_stat_io alone can be reset too, and then they shrink.
+IDENTITY = """
+select concat_ws(' ', datid, stats_reset, pg_postmaster_start_time()) as identity
 from pg_stat_database where datname = current_database()"""
+
+CACHE = """
+select blks_hit as hits, blks_read as reads from pg_stat_database where datname = current_database()"""
+
+# From PostgreSQL 16 on the server tells what clients read block by block from their scans of large tables, which pass
+# through a ring of their own and throw nothing out of the cache. So a backup, which reads everything once, is not taken
+# for a cache that is too small. Since 18 `reads` counts operations of several blocks, and `read_bytes` is there.
+CACHE_BY_CONTEXT = """
+select coalesce(sum(hits), 0)::bigint as hits,
+       coalesce(sum(coalesce((to_jsonb(io) ->> 'read_bytes')::numeric / current_setting('block_size')::int,
+                             reads)), 0)::bigint as reads
+from pg_stat_io io
+where backend_type in ('client backend', 'background worker') and object = 'relation' and context = 'normal'"""
 
 REPLICATION = """
 select true as in_recovery, null::text as standby, null::text as state, null::bigint as bytes_behind,
