@@ -78,7 +78,9 @@ GROUPS: dict[str, dict[str, Word]] = {
         "server": Word(str, True, relation="servers"), "consumers": Word(list, True, relation="services"),
         "backup_store": Word(str, True, relation="stores"), "backup_store_on_own_server": Word(bool),
         "scratch_server": Word(str, relation="servers"),
-        "backup_policy": Word(dict, True, ("schedule", "retention_days", "encryption", "maximum_age_seconds")),
+        "backup_policy": Word(dict, True, (
+            "schedule", "retention_days", "encryption", "maximum_age_seconds", "maximum_drilled_age_seconds",
+        )),
         "recovery_point_objective_seconds": SECONDS, "recovery_time_objective_seconds": SECONDS,
         "database_newest_row_query": Word(str, True), "database_application_check": Word(str, True),
         "postgresql_bin_directory": Word(str), "health_checks": CHECKS,

@@ -33,15 +33,19 @@ options:
     description: The inventory host of the database.
     type: str
     required: true
-  rung:
-    description: From which rung on a backup counts as proven in RV(problems).
-    type: str
-    choices: [bytes, archive, restore, content, application]
-    default: archive
   maximum_age_seconds:
-    description: How old the newest proven backup may be.
+    description: How old the newest backup may be that is proven at least to the rung V(archive).
     type: float
     default: 90000
+  least_rung:
+    description: How high a backup must be proven for a restore to take it, as in M(sre.runbooks.pg_restore_swap).
+    type: str
+    choices: [none, bytes, archive, restore, content, application]
+    default: restore
+  maximum_drilled_age_seconds:
+    description: How old the newest backup may be that is proven at least to O(least_rung).
+    type: float
+    default: 2764800
 """
 
 EXAMPLES = r"""
@@ -70,8 +74,28 @@ backups:
       verdict: good
       rung: content
       proven_at: "2026-11-21T03:00:41.120Z"
+checks:
+  description: The health of the catalog, checks as those of M(sre.runbooks.health_probe).
+  returned: always
+  type: list
+  elements: dict
+  sample:
+    - name: drilled_backup_age_seconds
+      target: orders-db
+      kind: catalog
+      status: ok
+      value: 1036800.0
+      unit: s
+      warning: 2764800.0
+      critical: null
+      message: The newest backup of orders-db that is proven to the rung restore, 20261109T021500Z-a1b2, is 12 d old.
+takes:
+  description: The id of the backup that a restore takes when nobody names one; null where it would refuse.
+  returned: always
+  type: str
+  sample: 20261109T021500Z-a1b2
 problems:
-  description: What is wrong, each a sentence with the next step. Empty when a proven backup is young enough.
+  description: What is wrong, each a sentence with the next step. Empty when every one of RV(checks) is ok.
   returned: always
   type: list
   elements: str
@@ -80,12 +104,12 @@ heading:
   description: The heading of the table that RV(line) belongs to.
   returned: always
   type: str
-  sample: "target                   newest backup               age       size  proven       backups"
+  sample: "target                   newest backup                 age       size  proven       backups  a restore takes"
 line:
-  description: The newest backup in one line.
+  description: The newest backup, and the one that a restore takes, in one line.
   returned: always
   type: str
-  sample: "orders-db                20261121T021500Z-3fa9      69 min   402.1 MB  content      12"
+  sample: "orders-db                20261121T021500Z-3fa9  69 minutes   402.1 MB  archive           12  the newest"
 """
 
 from datetime import UTC, datetime  # noqa: I001
@@ -93,9 +117,16 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import HEADING, assess, line_of, list_backups
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import (
+    HEADING,
+    Limits,
+    assess,
+    line_of,
+    list_backups,
+    takes,
+)
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetFolder
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import RUNGS
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import RESTORABLE, RUNGS
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 
 
@@ -106,22 +137,27 @@ def main() -> None:
             "store_path": {"type": "path", "required": True},
             "system": {"type": "str", "required": True},
             "target": {"type": "str", "required": True},
-            "rung": {"type": "str", "choices": list(RUNGS), "default": "archive"},
             "maximum_age_seconds": {"type": "float", "default": 90000},
+            "least_rung": {"type": "str", "choices": ["none", *RUNGS], "default": RESTORABLE},
+            "maximum_drilled_age_seconds": {"type": "float", "default": 2764800},
         },
         supports_check_mode=True,
     )
     target, moment = module.params["target"], datetime.now(UTC)
+    least_rung = None if module.params["least_rung"] == "none" else module.params["least_rung"]
+    limits = Limits(module.params["maximum_age_seconds"], module.params["maximum_drilled_age_seconds"], least_rung)
     try:
         place = TargetFolder(Path(module.params["store_path"]), module.params["system"], target)
         place.require_store()
         backups = list_backups(place)
-        problems = assess(target, backups, moment, module.params["maximum_age_seconds"], module.params["rung"])
+        checks, taken = assess(target, backups, moment, limits), takes(backups, least_rung)
     except RunbookError as error:
         module.fail_json(msg=str(error), error=error.context)
     module.exit_json(
-        changed=False, backups=[backup.as_dict(moment) for backup in backups], problems=problems, heading=HEADING,
-        line=line_of(target, backups, moment),
+        changed=False, backups=[backup.as_dict(moment) for backup in backups],
+        checks=[check.as_dict() for check in checks], takes=taken.backup_id if taken else None,
+        problems=[check.message for check in checks if check.status != "ok"], heading=HEADING,
+        line=line_of(target, backups, moment, least_rung),
     )
 
 

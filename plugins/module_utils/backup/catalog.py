@@ -14,13 +14,16 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest impor
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetFolder
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import (
     BAD,
+    LEAST,
+    RESTORABLE,
     Verdict,
     height,
     proven_rung,
     read_verdicts,
 )
+from ansible_collections.sre.runbooks.plugins.module_utils.health.check import Check, Threshold, judged
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
-from ansible_collections.sre.runbooks.plugins.module_utils.run.words import about
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import about, duration
 from ansible_collections.sre.runbooks.plugins.module_utils.run.words import size as size_words
 
 
@@ -102,7 +105,7 @@ def list_backups(place: TargetFolder) -> list[Backup]:
 
 def pick(
     backups: Sequence[Backup], *, backup_id: str | None = None, before: datetime | None = None,
-    least_rung: str | None = "content",
+    least_rung: str | None = RESTORABLE,
 ) -> Backup:
     """Choose a backup: the one with `backup_id`, else the newest.
 
@@ -135,51 +138,100 @@ def pick(
     raise RunbookError(f"There is no backup{wanted}: {_summary(backups)}", hint)
 
 
-HEADING = f"{'target':<24} {'newest backup':<22} {'age':>10} {'size':>10}  {'proven':<12} backups"
+KIND = "catalog"
+HEADING = (
+    f"{'target':<24} {'newest backup':<22} {'age':>10} {'size':>10}  {'proven':<12} {'backups':>7}  a restore takes"
+)
 
 
-def line_of(target: str, backups: Sequence[Backup], moment: datetime) -> str:
+def takes(backups: Sequence[Backup], least_rung: str | None) -> Backup | None:
+    """The backup that a restore takes when nobody names one; None where it would refuse."""
+    try:
+        return pick(backups, least_rung=least_rung)
+    except RunbookError:
+        return None
+
+
+def line_of(target: str, backups: Sequence[Backup], moment: datetime, least_rung: str | None) -> str:
     """A line of the terminal's table under HEADING."""
     if not backups:
-        return f"{target:<24} {'none':<22} {'':>10} {'':>10}  {'':<12} 0"
-    newest = backups[-1].as_dict(moment)
+        return f"{target:<24} {'none':<22} {'':>10} {'':>10}  {'':<12} {0:>7}  none"
+    newest, taken = backups[-1].as_dict(moment), takes(backups, least_rung)
     age = "unknown" if newest["age_s"] is None else about(newest["age_s"])
     size = "unknown" if newest["total_bytes"] is None else size_words(newest["total_bytes"])
     verdict = newest["verdict"] if newest["verdict"] in BAD else newest["rung"] or "not proven"
-    return f"{target:<24} {newest['backup_id']:<22} {age:>10} {size:>10}  {verdict:<12} {len(backups)}"
+    told = "none: it refuses"
+    if taken:
+        old = (moment - taken.taken_at).total_seconds()
+        told = "the newest" if taken == backups[-1] else f"{taken.backup_id}, {about(old)} old"
+    return f"{target:<24} {newest['backup_id']:<22} {age:>10} {size:>10}  {verdict:<12} {len(backups):>7}  {told}"
 
 
-def assess(
-    target: str, backups: Sequence[Backup], moment: datetime, maximum_age_s: float, least_rung: str
-) -> list[str]:
-    """What is wrong with a catalog, each a sentence with the next step; empty when nothing is.
+@dataclass(frozen=True)
+class Limits:
+    """What a catalog is held against.
+
+    Args:
+        age_s: how old the newest backup may be that is proven at least to the rung LEAST (B42).
+        drilled_age_s: how old the newest one may be that a restore takes by default (B40: monthly).
+        least_rung: how high that one must be proven; None takes any.
+    """
+
+    age_s: float
+    drilled_age_s: float
+    least_rung: str | None = RESTORABLE
+
+
+def assess(target: str, backups: Sequence[Backup], moment: datetime, limits: Limits) -> list[Check]:
+    """The health of a catalog; the message of a check that is not ok says what mends it.
 
     Args:
         target: the inventory host.
         backups: oldest first.
         moment: now.
-        maximum_age_s: how old the newest proven backup may be.
-        least_rung: from which rung on a backup counts as proven.
+        limits: what it is held against.
     """
-    back_up = f"Run: ansible-playbook sre.runbooks.database_backup -e target={target}"
+    back_up, prove = (
+        f"Run: ansible-playbook sre.runbooks.{playbook} -e target={target}"
+        for playbook in ("database_backup", "backup_verify")
+    )
     if not backups:
-        return [f"{target} has no backup. {back_up}"]
-    found = [
+        message = f"{target} has no backup. {back_up}"
+        return [Check("backup_age_seconds", target, KIND, "critical", message, unit="s", critical=limits.age_s)]
+
+    def age(name: str, rung: str | None, threshold: Threshold, mend: str) -> Check:
+        try:
+            proven = pick(backups, least_rung=rung)
+        except RunbookError as error:
+            return Check(
+                name, target, KIND, "critical", f"{target}: {error.message} {prove}", unit="s",
+                warning=threshold.warning, critical=threshold.critical,
+            )
+        seconds = (moment - proven.taken_at).total_seconds()
+        message = f"The newest backup of {target}{_proven(rung)}, {proven.backup_id}, is {duration(seconds)} old"
+        if threshold.judge(seconds) == "ok":
+            message += "."
+        else:
+            message += f", and at most {duration(threshold.critical or threshold.warning or 0)} are allowed. {mend}"
+        return judged(name, target, KIND, seconds, "s", threshold, message)
+
+    damaged = [
         f"{backup.backup_id} of {target} is {backup.verdicts[-1].verdict}."
         for backup in backups if backup.verdicts and backup.verdicts[-1].verdict in BAD
     ]
-    try:
-        proven = pick(backups, least_rung=least_rung)
-    except RunbookError as error:
-        prove = f"Run: ansible-playbook sre.runbooks.backup_verify -e target={target}"
-        return [*found, f"{target}: {error.message} {prove}"]
-    age = (moment - proven.taken_at).total_seconds()
-    if age > maximum_age_s:
-        found.append(
-            f"The newest backup of {target} that is proven to the rung {least_rung}, {proven.backup_id}, is"
-            f" {about(age)} old, and at most {about(maximum_age_s)} are allowed. {back_up}"
-        )
-    return found
+    return [
+        age("backup_age_seconds", LEAST, Threshold(critical=limits.age_s), back_up),
+        age("drilled_backup_age_seconds", limits.least_rung, Threshold(warning=limits.drilled_age_s), prove),
+        judged(
+            "damaged_backups", target, KIND, len(damaged), "backups", Threshold(warning=0),
+            f"{' '.join(damaged)} Look at the store's disk, and remove them when another one is proven."
+            if damaged else f"No backup of {target} is known to be damaged.",
+        ),
+    ]
+
+
+def _proven(rung: str | None) -> str:
+    return f" that is proven to the rung {rung}" if rung else ""
 
 
 def _summary(backups: Sequence[Backup]) -> str:

@@ -15,6 +15,8 @@ from ansible_collections.sre.runbooks.plugins.module_utils.run.records import ap
 # From the cheapest to the strongest; each includes those before it.
 RUNGS = ("bytes", "archive", "restore", "content", "application")
 VERDICTS = "verdicts.jsonl"
+# How high a backup must be proven to count as one at all, and for a restore to take it without being told to.
+LEAST, RESTORABLE = "archive", "restore"
 GOOD, CORRUPT, INCOMPLETE, UNVERIFIABLE = "good", "corrupt", "incomplete", "unverifiable"
 # What is about the backup itself.
 BAD = (CORRUPT, INCOMPLETE)

@@ -42,7 +42,7 @@ class Check:
     Args:
         name: what was observed, unique within the target.
         target: of whom, an inventory host.
-        kind: http, tcp, tls, postgresql or redis.
+        kind: http, tcp, tls, postgresql or redis; catalog for those of a store's backups.
         status: one of STATUSES.
         message: one sentence with the values.
         value: the value; None when nothing could be read.

@@ -25,8 +25,15 @@ def test_a_catalog_lists_what_is_there_and_what_is_wrong(
     verify = {**where, "login": backup_arguments(database)["login"], "rung": "archive",
               "postgresql_bin_directory": backup_arguments(database)["postgresql_bin_directory"]}
     assert call_module("pg_backup_verify", verify)["verdict"]["verdict"] == "good"
-    assert call_module("backup_catalog_info", where)["problems"] == []
-    assert call_module("backup_catalog_info", where, check_mode=True)["changed"] is False
+    seen = call_module("backup_catalog_info", where)
+    assert [check["status"] for check in seen["checks"]] == ["ok", "critical", "ok"]
+    assert seen["takes"] is None
+    assert "sre.runbooks.backup_verify -e target=orders-db" in seen["problems"][0]
+    drill = {**verify, "rung": "restore", "free_bytes": 10**9}
+    assert call_module("pg_backup_verify", drill)["verdict"]["verdict"] == "good"
+    seen = call_module("backup_catalog_info", where, check_mode=True)
+    assert (seen["problems"], seen["takes"], seen["changed"]) == ([], made["backup_id"], False)
+    assert seen["line"].endswith("the newest")
 
 
 def test_a_store_that_is_not_there_is_an_error_and_no_empty_catalog(call_module: Call, tmp_path: Path):

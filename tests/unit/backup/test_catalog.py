@@ -58,7 +58,7 @@ def test_the_newest_that_fits_is_taken(place: TargetFolder, choice: dict, expect
 @pytest.mark.parametrize(
     ("choice", "words"),
     [
-        ({"backup_id": IDS[2]}, "proven to the rung content"),
+        ({"backup_id": IDS[2]}, "proven to the rung restore"),
         ({"before": parse_time("2026-11-18T00:00:00Z")}, "2026-11-18"),
         ({"backup_id": "20200101T000000Z-0000", "least_rung": None}, "with the id 20200101T000000Z-0000"),
     ],

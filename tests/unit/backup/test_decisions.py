@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,7 +16,13 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.archive import
     hash_and_inflate,
     parse_contents,
 )
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import HEADING, assess, line_of, list_backups
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import (
+    HEADING,
+    Limits,
+    assess,
+    line_of,
+    list_backups,
+)
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.dump import estimate_bytes
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import (
     File,
@@ -189,35 +194,47 @@ def place(tmp_path: Path, manifest_of: Callable[..., Manifest]) -> TargetFolder:
 
 
 @pytest.mark.parametrize(
-    ("verdicts", "maximum_age_s", "words"),
+    ("verdicts", "limits", "statuses", "words"),
     [
-        ([("good", "archive")], 7200, []),
-        ([("good", "archive")], 7199, ["is 2 hours old, and at most 120 minutes are allowed"]),
-        ([("good", "bytes")], 7200, ["no backup proven to the rung archive"]), ([], 7200, ["no backup proven"]),
-        ([("good", "content"), ("corrupt", None)], 7200, ["of auth-db is corrupt", "no backup proven"]),
-        ([("good", "content"), ("unverifiable", "bytes")], 7200, []),
+        ([("good", "restore")], Limits(7200, 7200), "ok ok ok", ""),
+        ([("good", "archive")], Limits(7200, 7200), "ok critical ok", "no backup proven to the rung restore"),
+        ([("good", "archive")], Limits(7200, 7200, "archive"), "ok ok ok", ""),
+        ([], Limits(7200, 7200, None), "critical ok ok", "no backup proven to the rung archive"),
+        ([("good", "restore")], Limits(7199, 7200), "critical ok ok", "is 2 h old, and at most 1 h 59 min are allowed"),
+        ([("good", "restore")], Limits(7200, 7199), "ok warning ok", "sre.runbooks.backup_verify -e target=auth-db"),
+        ([("good", "bytes")], Limits(7200, 7200), "critical critical ok", "no backup proven to the rung archive"),
+        ([], Limits(7200, 7200), "critical critical ok", "no backup proven"),
+        ([("good", "content"), ("corrupt", None)], Limits(7200, 7200), "critical critical warning",
+         "of auth-db is corrupt"),
+        ([("good", "content"), ("unverifiable", "bytes")], Limits(7200, 7200), "ok ok ok", ""),
     ],
 )
-def test_a_catalog_is_right_only_with_a_fresh_proof(
-    place: TargetFolder, verdicts: list, maximum_age_s: float, words: list[str]
+def test_a_catalog_is_well_with_a_fresh_proof_and_a_drilled_backup(
+    place: TargetFolder, verdicts: list, limits: Limits, statuses: str, words: str
 ):
-    """B42 ⚠."""
+    """B42 ⚠ B40: a fresh backup, one that a restore takes by default, and none that is damaged."""
     folder = place.backup("20261121T100000Z-0001")
     for verdict, rung in verdicts:
         append_verdict(folder, Verdict(verdict, rung, "2026-11-21T11:00:00.000Z", folder.name))
-    problems = assess("auth-db", list_backups(place), NOW, maximum_age_s, "archive")
-    assert len(problems) == len(words), json.dumps(problems)
-    assert all(word in problem for word, problem in zip(words, problems, strict=True))
+    checks = assess("auth-db", list_backups(place), NOW, limits)
+    assert [check.name for check in checks] == ["backup_age_seconds", "drilled_backup_age_seconds", "damaged_backups"]
+    assert [check.status for check in checks] == statuses.split()
+    assert words in " ".join(check.message for check in checks if check.status != "ok")
 
 
 def test_no_backup_is_a_problem_with_the_command():
-    assert assess("auth-db", [], NOW, 90000, "archive") == [
+    (check,) = assess("auth-db", [], NOW, Limits(90000, 90000))
+    assert check.status == "critical"
+    assert check.message == (
         "auth-db has no backup. Run: ansible-playbook sre.runbooks.database_backup -e target=auth-db"
-    ]
+    )
 
 
-def test_the_table_is_aligned(place: TargetFolder):
-    line = line_of("auth-db", list_backups(place), NOW)
+def test_the_table_is_aligned_and_says_what_a_restore_would_take(place: TargetFolder):
+    column = HEADING.index("a restore takes")
+    line = line_of("auth-db", list_backups(place), NOW, "restore")
     assert line.index("not proven") == HEADING.index("proven")
     assert "2 hours" in line
-    assert line_of("auth-db", [], NOW).endswith(" 0")
+    assert line[column:] == "none: it refuses"
+    assert line_of("auth-db", list_backups(place), NOW, None)[column:] == "the newest"
+    assert line_of("auth-db", [], NOW, "restore")[column:] == "none"
