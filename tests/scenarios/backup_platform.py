@@ -78,7 +78,7 @@ class Backups:
                             "database_host": "127.0.0.1", "database_port": self.server.port,
                             "database_sslmode": "disable", "database_admin": admin("admin"), "server": "db-server",
                             "scratch_server": "scratch", "postgresql_bin_directory": str(self.server.bin_directory),
-                            "backup_policy": {"maximum_age_seconds": 90000},
+                            "backup_policy": {"maximum_age_seconds": 90000, "maximum_drilled_age_seconds": 2764800},
                             "recovery_time_objective_seconds": 14400, "recovery_point_objective_seconds": 86400,
                         },
                     },
