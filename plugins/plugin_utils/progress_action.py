@@ -4,14 +4,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import secrets
 import tempfile
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+from ansible_collections.sre.runbooks.plugins.plugin_utils.job import Job
+from ansible_collections.sre.runbooks.plugins.plugin_utils.job_keeper import PREFIX
 
 FOLLOW_S = 0.2
 LOCAL_CONNECTIONS = ("local", "ansible.builtin.local", "ansible.legacy.local")
@@ -20,48 +27,101 @@ LOCAL_CONNECTIONS = ("local", "ansible.builtin.local", "ansible.legacy.local")
 class ProgressAction(ActionBase):
     """Runs the module of the same name and prints the lines it appends to its `progress_file`, as they come.
 
-    Where the module works on another machine its file cannot be followed from here: it then runs without.
+    On this machine the file is followed beside the module. On another one the module works in the background, and the
+    file is followed over connections that come and go. Check mode is short, and never in the background.
     """
 
     _supports_check_mode = True
     _supports_async = False
+    _job: Job | None = None
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Execute the module and return its result unchanged."""
-        result = super().run(tmp, task_vars)
-        arguments = self._arguments(task_vars or {})
-        if self._connection.transport not in LOCAL_CONNECTIONS:
-            result.update(self._execute_module(module_args=arguments, task_vars=task_vars))
-            return result
-        with tempfile.TemporaryDirectory(prefix="sre-runbooks-") as folder:
-            path = Path(folder) / "progress.jsonl"
-            arguments["progress_file"] = str(path)
-            done = threading.Event()
-            follower = threading.Thread(
-                target=_follow, args=(path, done, (task_vars or {}).get("inventory_hostname", "")), daemon=True
+        """Execute the module and return its result unchanged.
+
+        Raises:
+            AnsibleActionFail: the task has a number of seconds as its `async`, or the background does not work.
+        """
+        task_vars = task_vars or {}
+        if self._task.async_val:
+            raise AnsibleActionFail(
+                f"The task has async: {self._task.async_val}, and {self._task.action} takes none."
+                " Take async and poll away: it shows its own progress, also of a module on another machine."
             )
-            follower.start()
-            try:
-                result.update(self._execute_module(module_args=arguments, task_vars=task_vars))
-            finally:
-                done.set()
-                follower.join()
+        result = super().run(tmp, task_vars)
+        arguments = self._arguments(task_vars)
+        if self._connection.transport in LOCAL_CONNECTIONS:
+            work = _followed(self._say(task_vars))
+        elif self._task.check_mode:
+            work = contextlib.nullcontext()
+        else:
+            work = self._in_background(task_vars)
+        with work as path:
+            if path:
+                arguments["progress_file"] = path
+            result.update(self._execute_module(module_args=arguments, task_vars=task_vars))
         return result
 
     def _arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002 - a subclass needs them
         """What the module is called with; a subclass may work something out first. The task's own stay as they are."""
         return dict(self._task.args)
 
+    def _say(self, task_vars: dict[str, Any]) -> Callable[[str], None]:
+        """Shows a line under the name of the host that the play is about, as long as somebody is there to read it."""
+        display, host, controller = Display(), task_vars.get("inventory_hostname", ""), os.getppid()
 
-def _follow(path: Path, done: threading.Event, host: str) -> None:
-    """Print each whole line of `path` once, until `done` is set and the file is read to its end."""
-    display, shown = Display(), 0
+        def say(message: str) -> None:
+            if os.getppid() == controller:
+                display.display(f"  {host}: {message}")
+
+        return say
+
+    @contextlib.contextmanager
+    def _in_background(self, task_vars: dict[str, Any]) -> Iterator[str]:
+        """Let the module called inside be a job on its host; gives its progress file."""
+        place = self._remote_expand_user(self.get_shell_option("async_dir", default="~/.ansible_async"))
+        folder = self._connection._shell.join_path(place, f"{PREFIX}{secrets.token_hex(8)}")
+        host = self._task.delegate_to or task_vars.get("inventory_hostname", "")
+        self._job = Job(super()._low_level_execute_command, folder, host, self._say(task_vars))
+        try:
+            yield f"{folder}/progress.jsonl"
+        finally:
+            self._job = None
+
+    def _low_level_execute_command(self, cmd: str, sudoable: bool = True, **options: Any) -> dict[str, Any]:
+        """Run a command line on the host; the module's own, the only one as its user and with `in_data`, as a job.
+
+        Ansible's own way, wrap_async, would let the module with its secret arguments lie on the host's disk.
+        """
+        if self._job and sudoable and "in_data" in options:
+            python = str(self._used_interpreter).removeprefix("#!").strip()
+            return self._job.run(python, cmd, options["in_data"] or b"")
+        return super()._low_level_execute_command(cmd, sudoable=sudoable, **options)
+
+
+@contextlib.contextmanager
+def _followed(say: Callable[[str], None]) -> Iterator[str]:
+    """A progress file on this machine, each line of which is shown."""
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
+        path = Path(folder) / "progress.jsonl"
+        done = threading.Event()
+        follower = threading.Thread(target=_follow, args=(path, done, say), daemon=True)
+        follower.start()
+        try:
+            yield str(path)
+        finally:
+            done.set()
+            follower.join()
+
+
+def _follow(path: Path, done: threading.Event, say: Callable[[str], None]) -> None:
+    """Say each whole line of `path` once, until `done` is set and the file is read to its end."""
+    shown = 0
     while True:
         last = done.is_set()
         if path.exists():
             lines = path.read_text(encoding="utf-8").split("\n")[:-1]
             for line in lines[shown:]:
-                display.display(f"  {host}: {json.loads(line)['message']}")
+                say(json.loads(line)["message"])
             shown = len(lines)
         if last:
             return
