@@ -231,6 +231,16 @@ def test_a_lock_that_cannot_be_released_makes_a_success_unknown(operator: Operat
     assert target["failure"]["task"] == "Release the target's lock"
 
 
+def test_a_folder_of_locks_that_nobody_made_is_refused_with_the_command_that_makes_it(operator: Operator) -> None:
+    locks = operator.state / "no folder" / "locks"
+    locks.parent.write_text("")
+    ended = operator.run(target="orders-db", run_lock_directory=str(locks))
+    assert ended.returncode == 2
+    assert f"The locks' folder {locks} on " in error(ended.stdout)
+    assert f"install -d -m 2770 -g <group> {locks}" in error(ended.stdout)
+    assert operator.report()["outcome"] == "refused"
+
+
 def test_a_missing_secret_file_is_named_in_the_report(operator: Operator) -> None:
     """What failed was a template, so writing it down must template nothing."""
     ended = operator.run(target="orders-db", mode="missing_secret", secret_file=str(operator.state / "gone"))

@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import json
 import os
+import socket
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -73,8 +74,9 @@ class LockFile:
 
     def _unusable(self, error: OSError) -> RunbookError:
         return RunbookError(
-            f"The locks' folder {self.directory} cannot be written: {error.strerror}.",
-            "Give another with -e run_lock_directory=<folder>, which is shared as docs/run.md says.",
+            f"The locks' folder {self.directory} on {socket.gethostname()} cannot be written: {error.strerror}.",
+            "Make it there once, as root, for the group of those who act:"
+            f" install -d -m 2770 -g <group> {self.directory} (or give all of them another one as run_lock_directory).",
         )
 
     def read(self) -> Lock | None:
