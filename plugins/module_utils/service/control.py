@@ -61,8 +61,8 @@ def service_of(name: str, control: Mapping[str, Any], progress: Progress) -> Ser
     if driver in NOT_SERVED:
         raise RunbookError(
             f"The service {name} is driven by {driver}, which is not served yet.",
-            "Stop and start it by hand around the run, or give it service_control with the driver process.",
-            driver=driver,
+            """Stop it by hand, start the same command with -e '{"consumers": []}', and start the service by hand """
+            "when that has ended.", driver=driver,
         )
     raise RunbookError(
         f"The service {name} has no driver {driver!r}.",

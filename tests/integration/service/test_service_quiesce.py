@@ -224,3 +224,4 @@ def test_a_driver_that_is_not_served_yet_is_refused_with_a_sentence(
     result = call_module("service_quiesce", {"name": "orders", "control": {"driver": driver}, "state": "quiesced"})
     assert result["failed"]
     assert f"The service orders is driven by {driver}, which is not served yet." in result["msg"]
+    assert """start the same command with -e '{"consumers": []}'""" in result["msg"]
