@@ -56,6 +56,42 @@ def test_what_the_documents_state_is_there() -> None:
     assert dbis["all"]["data_retention_days"]["audit_logs"] == {"lowest": 7 * 365, "highest": 10 * 365}
 
 
+# Each red flag of the documents, where the inventories have it: B4, B5, B6; D3, D4.
+RED_FLAGS = {
+    ("bakery_ia", "services"): {
+        "error_percent": {"critical": 5}, "p95_seconds": {"critical": 3}, "requests": {"critical": 1, "worse": "below"},
+        "restarts_per_hour": {"critical": 3},
+    },
+    ("bakery_ia", "databases"): {"connections_percent": {"warning": 80}, "slow_statement_seconds": {"warning": 1}},
+    ("bakery_ia", "servers"): {
+        "cpu_percent": {"critical": 85}, "memory_percent": {"critical": 90}, "swap_bytes": {"warning": 0},
+        "disk_free_percent": {"critical": 20, "worse": "below"}, "disk_latency_seconds": {"critical": 0.1},
+    },
+    ("dbis_core", "payments"): {
+        "failure_percent": {"critical": 5, "over_seconds": 300}, "latency_p95_seconds": {"warning": 30},
+        "unmatched_items": {"warning": 10},
+    },
+    ("dbis_core", "tls"): {
+        "connection_errors": {"critical": 10, "over_seconds": 60}, "circuit_breaker": {"warning": 0},
+    },
+}
+
+
+@pytest.mark.parametrize(("inventory", "part"), RED_FLAGS)
+def test_a_red_flag_is_where_the_document_puts_it(inventory: str, part: str) -> None:
+    found = inventory_schema.Inventory(ROOT / "inventories" / inventory).shared["all"]["thresholds"][part]
+    for measure, flag in RED_FLAGS[inventory, part].items():
+        assert flag.items() <= found[measure].items(), measure
+
+
+def test_pools_are_as_large_as_the_guide_says() -> None:
+    # The inventory's share of B48: 15 connections at most for each replica.
+    shared = inventory_schema.Inventory(ROOT / "inventories" / "bakery_ia").shared
+    assert shared["services"]["service_pool"] == {
+        "size": 5, "overflow": 10, "timeout_seconds": 30, "recycle_seconds": 3600
+    }
+
+
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """A root with a copy of one inventory and of what the roles declare."""
