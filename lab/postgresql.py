@@ -84,6 +84,9 @@ class PostgresServer(Server):
     NAME: ClassVar[str] = "PostgreSQL"
     PORT_TAKEN: ClassVar[str] = "any TCP/IP sockets"
     STOP_S: ClassVar[float] = 10.0
+    LOCALE: ClassVar[tuple[str, ...]] = (
+        "--locale", "C", "--locale-provider", "builtin", "--builtin-locale", "C.UTF-8",
+    )
 
     def __init__(self, folder: Path, port: int | None = None, settings: dict[str, str] | None = None) -> None:
         super().__init__(folder, port)
@@ -143,8 +146,7 @@ class PostgresServer(Server):
                 [
                     str(self.bin_directory / "initdb"), "--pgdata", str(self.data_directory), "--username", "postgres",
                     "--auth", "scram-sha-256", "--pwfile", str(password_for_initdb), "--encoding", "UTF8",
-                    "--locale", "C", "--locale-provider", "builtin", "--builtin-locale", "C.UTF-8",
-                    "--no-sync", "--no-instructions",
+                    *self.LOCALE, "--no-sync", "--no-instructions",
                 ],
                 capture_output=True, text=True, check=False, cwd="/", env=ENVIRONMENT, umask=0o077, timeout=START_S,
                 **machine.popen_as(self._user),

@@ -47,7 +47,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection
     connect,
     connection_string,
     server_errors,
-    untranslated,
+    tool_options,
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.run import process
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
@@ -111,7 +111,7 @@ class Observed:
     estimated_bytes: int
     free_bytes: int
     leftovers: tuple[str, ...]
-    english: str
+    options: str
     notes: tuple[str, ...]
 
 
@@ -135,7 +135,7 @@ def observe(request: Request) -> Observed:
         version = connection.info.server_version
         identifier = connection.execute("SELECT system_identifier::text AS id FROM pg_control_system()").fetchone()
         server_version = connection.execute("SHOW server_version").fetchone()["server_version"]
-        tables, english = len(list_relations(connection)), untranslated(connection)
+        tables, options = len(list_relations(connection)), tool_options(connection)
         _unused, notes = newest_row(connection, request.newest_row_query)
     tools = find_client_tools(version // 10000, request.bin_directory)
     printed = process.run([tools.path("pg_dump"), "--version"], timeout_s=10).stdout.split()
@@ -143,7 +143,7 @@ def observe(request: Request) -> Observed:
     return Observed(
         properties, server_version, printed[2], identifier["id"], tools, tables,
         estimate_bytes(properties.size_bytes, manifests[-1] if manifests else None), request.place.free_bytes(),
-        tuple(folder.name for folder in request.place.leftovers()), english, tuple(notes),
+        tuple(folder.name for folder in request.place.leftovers()), options, tuple(notes),
     )
 
 
@@ -298,11 +298,12 @@ class BackupMaker:
         argv = [
             self._observed.tools.path("pg_dump"), "--format=directory", f"--file={folder / DATA}",
             f"--jobs={jobs}", f"--snapshot={held.snapshot.id}",
-            f"--compress={compression(self._request)}", f"--lock-wait-timeout={QUEUE_TIMEOUT_S}s", "--no-password",
+            # Only a number is known to pg_dump of every version; words such as gzip:1 came with 16.
+            f"--compress={self._request.compression_level}", f"--lock-wait-timeout={QUEUE_TIMEOUT_S}s", "--no-password",
             f"--dbname={connection_string(self._request.database)}",
         ]
         environment = self._login.environment()
-        environment["PGOPTIONS"] += f" {self._observed.english}"
+        environment["PGOPTIONS"] += f" {self._observed.options}"
         done = process.run(
             argv, timeout_s=self._request.timeout_s, secrets=environment, while_waiting=counter.check, check=False,
             hint="Raise database_backup_timeout_seconds, or database_backup_jobs, then start it again.",

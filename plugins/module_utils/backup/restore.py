@@ -33,7 +33,12 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.swap import (
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import height
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verify import FindingError, Scanner
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.client_tools import find_client_tools
-from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login, connect, identifier
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import (
+    Login,
+    connect,
+    identifier,
+    tool_options,
+)
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.moments import utc_text
 from ansible_collections.sre.runbooks.plugins.module_utils.run.plan import Plan
@@ -256,7 +261,8 @@ class Restore:
 
         try:
             load.fill(
-                login, name, backup.folder, tools, jobs=request.jobs, timeout_s=request.timeout_s, while_waiting=wait
+                login, name, backup.folder, tools, jobs=request.jobs, timeout_s=request.timeout_s, while_waiting=wait,
+                options=tool_options(self.swap.connection),
             )
             self.progress.say("reading what is left of the files")
             with self.progress.during(lambda: f"{scanner.done_bytes / 1e6:.0f} MB of the files are what was written"):

@@ -48,7 +48,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection
     Login,
     connect,
     first_line,
-    untranslated,
+    tool_options,
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.moments import now
@@ -397,7 +397,7 @@ class Verification:
         )
         self.notes += notes
         with connect(drill.login, "drill") as connection:
-            options = f"{SCRATCH_OPTIONS} {untranslated(connection)}"
+            options = f"{SCRATCH_OPTIONS} {tool_options(connection)}"
         try:
             fill(
                 drill.login, name, self._folder, self._tools, jobs=drill.jobs, timeout_s=drill.timeout_s,

@@ -30,8 +30,13 @@ APPLICATION_NAME = "sre.runbooks"
 NAME_BYTES = 63
 # A server that vanished without a word (a lost route, a lost machine) is noticed after about a minute, not two hours.
 KEEPALIVES = {"keepalives": 1, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
-# Settings of a role or a database that would kill a long session of ours.
-LIFTED = "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0 -c lock_timeout=0"
+# Settings of a role or a database that would kill a long session of ours, or keep it from writing.
+LIFTED = " ".join((
+    "-c statement_timeout=0", "-c idle_in_transaction_session_timeout=0", "-c lock_timeout=0",
+    "-c default_transaction_read_only=off",
+))
+# More of them, each with the version that brought it; an older server refuses a session that names it.
+LIFTED_SINCE = {"idle_session_timeout": 140000, "transaction_timeout": 170000}
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ class Login:
         variables = {
             "PGHOST": self.host, "PGPORT": str(self.port), "PGUSER": self.user, "PGPASSWORD": self.password,
             "PGDATABASE": self.database, "PGSSLMODE": self.sslmode, "PGAPPNAME": APPLICATION_NAME,
-            "PGCONNECT_TIMEOUT": "10", "PGOPTIONS": LIFTED,
+            "PGCONNECT_TIMEOUT": "10", "PGOPTIONS": LIFTED, "PGHOSTADDR": "",
         }
         if self.sslrootcert:
             variables["PGSSLROOTCERT"] = self.sslrootcert
@@ -93,12 +98,19 @@ def connect(
             "Install it there: pip install 'psycopg[binary]'.",
         ) from PSYCOPG_ERROR
     try:
-        return psycopg.connect(
-            host=login.host, port=login.port, user=login.user, password=login.password, dbname=login.database,
-            sslmode=login.sslmode, sslrootcert=login.sslrootcert, connect_timeout=max(2, math.ceil(timeout_s)),
-            application_name=f"{APPLICATION_NAME} {purpose}".strip(), options=LIFTED, autocommit=autocommit,
+        connection = psycopg.connect(
+            # An address in the caller's environment would lead elsewhere. In a database without an encoding of its own
+            # names would be bytes.
+            host=login.host, hostaddr="", port=login.port, user=login.user, password=login.password,
+            dbname=login.database, client_encoding="UTF8", sslmode=login.sslmode, sslrootcert=login.sslrootcert,
+            connect_timeout=max(2, math.ceil(timeout_s)),
+            application_name=f"{APPLICATION_NAME} {purpose}".strip(), options=LIFTED, autocommit=True,
             row_factory=dict_row, prepare_threshold=None, **KEEPALIVES,
         )
+        for name in _lifted_later(connection):
+            connection.execute(f"SET {name} = 0".encode())
+        connection.autocommit = autocommit
+        return connection
     except psycopg.OperationalError as error:
         reason = " ".join(str(error).split())
         raise RunbookError(
@@ -129,10 +141,19 @@ def server_errors(login: Login, hint: str) -> Iterator[None]:
         ) from error
 
 
-def untranslated(connection: psycopg.Connection[dict[str, Any]]) -> str:
-    """The option that makes the server speak English to a client tool whose words are read; only superusers may."""
+def _lifted_later(connection: psycopg.Connection[dict[str, Any]]) -> list[str]:
+    return [name for name, version in LIFTED_SINCE.items() if connection.info.server_version >= version]
+
+
+def tool_options(connection: psycopg.Connection[dict[str, Any]]) -> str:
+    """What a client tool needs in PGOPTIONS beside `Login.environment` on the server that `connection` is to.
+
+    The limits that this server knows are lifted, and it speaks English to a tool whose words are read; that only
+    superusers may ask for.
+    """
     row = connection.execute("SELECT current_setting('is_superuser') AS superuser").fetchone()
-    return "-c lc_messages=C" if row["superuser"] == "on" else ""
+    options = [f"-c {name}=0" for name in _lifted_later(connection)]
+    return " ".join([*options, "-c lc_messages=C"] if row["superuser"] == "on" else options)
 
 
 def identifier(*names: str) -> sql.Identifier:

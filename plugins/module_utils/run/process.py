@@ -23,6 +23,8 @@ GRACE_S = 5.0
 TAIL_LINES = 12
 # Error messages quote the end of a stream, never the whole of it.
 TAIL_BYTES = 16384
+# libpq takes a service of the caller's before the host and port that it is given beside it.
+NOT_INHERITED = ("PGSERVICE",)
 # What PostgreSQL's client programs pass on from the server. DETAIL, CONTEXT and "Command was" are not among it: they
 # quote rows.
 SERVER_WORDS = ("ERROR:", "FATAL:", "PANIC:", "HINT:")
@@ -89,7 +91,8 @@ def run(
     Raises:
         RunbookError: the program is missing, ran out of time, or (with `check`) ended with another code than 0.
     """
-    environment = {**os.environ, "LC_ALL": "C.UTF-8", **(secrets or {})}
+    inherited = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
+    environment = {**inherited, "LC_ALL": "C.UTF-8", **(secrets or {})}
     started = time.monotonic()
     name = os.path.basename(argv[0])
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
