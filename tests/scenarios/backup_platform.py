@@ -7,12 +7,15 @@
 | `backups` | function | `Backups`: `orders-db` (odd name), `local-db` (store on its server), `broken-db` (no login) |
 | `small_disk` | function | a folder on a file system of 64 MB (root only) |
 | `small_server` | function | a PostgreSQL server on a file system of 100 MB (root only) |
+| `small_space` | function | a file system of 24 MB onto which the orders' database was moved (root only) |
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -29,28 +32,42 @@ from lab.postgresql import PostgresServer
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 ODD_NAME = "Ordres d'été \"2026\" a=b"
+QUOTED = '"' + ODD_NAME.replace('"', '""') + '"'
 PREFIX = "backup-tests-"
+WRONG = "a-wrong-word"
+# The application's and the monitor's role, with their passwords.
+ROLES = {"shop": "shop-word", "watcher": "watcher-word"}
 
 
 class Backups:
     """The platform, and playbooks against it."""
 
     def __init__(self, server: PostgresServer, scratch: PostgresServer, folder: Path) -> None:
-        self.server, self.folder = server, folder
+        self.server, self.scratch_server, self.folder = server, scratch, folder
         self.name, self.password = ODD_NAME, server.login.password
         self.store, self.local_store, self.runs = folder / "store", folder / "local-store", folder / "runs"
         for path in (self.store, self.local_store, folder / "home"):
             path.mkdir()
         for name, one in (("admin", server), ("scratch", scratch)):
             machine.write_private(folder / name, one.login.password)
-        machine.write_private(folder / "wrong", "a-wrong-word")
+        for role, password in ROLES.items():
+            machine.write_private(folder / role, password)
+        machine.write_private(folder / "wrong", WRONG)
         (folder / "hosts.yml").write_text(yaml.safe_dump(self._inventory(scratch)), encoding="utf-8")
 
     def _inventory(self, scratch: PostgresServer) -> dict[str, Any]:
-        def admin(secret: str) -> dict[str, str]:
+        def login(user: str, secret: str) -> dict[str, str]:
             return {
-                "user": "postgres",
-                "password": f"{{{{ lookup('ansible.builtin.file', secrets_directory ~ '/{secret}') }}}}",
+                "user": user, "password": f"{{{{ lookup('ansible.builtin.file', secrets_directory ~ '/{secret}') }}}}",
+            }
+
+        def admin(secret: str) -> dict[str, str]:
+            return login("postgres", secret)
+
+        def check(name: str, **more: Any) -> dict[str, Any]:
+            place = "{'host': database_host, 'port': database_port, 'database': database_name, 'sslmode': 'disable'}"
+            return {
+                "kind": "postgresql", "name": name, "login": f"{{{{ {place} | combine(database_{name}) }}}}", **more
             }
 
         databases = {
@@ -58,6 +75,7 @@ class Backups:
                 "database_name": ODD_NAME, "backup_store": "remote-store",
                 "database_newest_row_query": "SELECT max(created_at) FROM orders",
                 "database_application_check": "SELECT count(*) > 0, count(*) || ' orders' FROM orders",
+                "health_checks": [check("application"), check("monitor", measures=["longest_transaction_seconds"])],
             },
             "local-db": {"database_name": "local", "backup_store": "local-store"},
             "broken-db": {
@@ -77,6 +95,8 @@ class Backups:
                         "vars": {
                             "database_host": "127.0.0.1", "database_port": self.server.port,
                             "database_sslmode": "disable", "database_admin": admin("admin"), "server": "db-server",
+                            "database_application": login("shop", "shop"),
+                            "database_monitor": login("watcher", "watcher"),
                             "scratch_server": "scratch", "postgresql_bin_directory": str(self.server.bin_directory),
                             "backup_policy": {"maximum_age_seconds": 90000, "maximum_drilled_age_seconds": 2764800},
                             "recovery_time_objective_seconds": 14400, "recovery_point_objective_seconds": 86400,
@@ -101,10 +121,24 @@ class Backups:
             }
         }
 
-    def sql(self, statements: str) -> None:
-        """Run statements in the orders' database."""
-        with connect(self.server.login.at(ODD_NAME), "tests") as connection:
-            connection.execute(statements.encode())
+    def sql(self, statements: str, database: str = ODD_NAME) -> list[dict[str, Any]]:
+        """Run statements, in the orders' database; returns the rows of a single one."""
+        with connect(self.server.login.at(database), "tests") as connection:
+            cursor = connection.execute(statements.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    def orders(self, database: str = ODD_NAME) -> int:
+        """How many orders there are."""
+        return self.sql("SELECT count(*) AS n FROM orders", database)[0]["n"]
+
+    def left(self) -> list[str]:
+        """What a run may not leave: databases of drills and swaps, half a backup, a lock that somebody holds."""
+        found = [str(path) for path in (*self.store.rglob(".partial-*"), *self.folder.glob("locks/*.json"))]
+        for server in (self.server, self.scratch_server):
+            with connect(server.login, "tests") as connection:
+                names = {row["datname"] for row in connection.execute("SELECT datname FROM pg_database")}
+            found += sorted(names - {"postgres", "template0", "template1", ODD_NAME, "local"})
+        return found
 
     def argv(self, playbook: str, *arguments: str) -> list[str]:
         """The command of a playbook."""
@@ -123,6 +157,29 @@ class Backups:
             self.argv(playbook, *arguments), cwd=REPOSITORY, env=self.environment(), stdin=subprocess.DEVNULL,
             capture_output=True, text=True, timeout=180, check=False,
         )
+
+    def begin(self, playbook: str, *arguments: str) -> subprocess.Popen[str]:
+        """Start a playbook in a session, and so in a process group, of its own."""
+        return subprocess.Popen(
+            self.argv(playbook, *arguments), cwd=REPOSITORY, env=self.environment(), stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )
+
+    def play_at_terminal(self, playbook: str, *arguments: str) -> tuple[int, str]:
+        """Run a playbook at a terminal to its end; the exit code and what it showed."""
+        terminal, inside = pty.openpty()
+        child = subprocess.Popen(
+            self.argv(playbook, *arguments), cwd=REPOSITORY, env=self.environment(), stdin=inside, stdout=inside,
+            stderr=inside, start_new_session=True,
+        )
+        os.close(inside)
+        shown = b""
+        # The last process that has the terminal open ends the reading with an error.
+        with contextlib.suppress(OSError):
+            while read := os.read(terminal, 65536):
+                shown += read
+        os.close(terminal)
+        return child.wait(), shown.decode("utf-8", "replace")
 
     def folders(self, target: str) -> list[Path]:
         """The backups of a target, oldest first."""
@@ -176,6 +233,20 @@ def small_server(server_place: Path) -> Iterator[PostgresServer]:
             yield server
 
 
+@pytest.fixture
+def small_space(backups: Backups, server_place: Path) -> Iterator[Path]:
+    for folder in _mounted(server_place / "small", "24m"):
+        space = machine.make_folder(folder / "space", machine.unprivileged_user())
+        backups.sql(f"CREATE TABLESPACE small LOCATION '{space}'", "postgres")
+        backups.sql(f'ALTER DATABASE {QUOTED} SET TABLESPACE small', "postgres")
+        yield folder
+        for row in backups.sql("SELECT datname FROM pg_database JOIN pg_tablespace AS t ON t.oid = dattablespace"
+                               " WHERE spcname = 'small'", "postgres"):
+            with connect(backups.server.login, "tests") as connection:
+                connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(identifier(row["datname"])))
+        backups.sql("DROP TABLESPACE small", "postgres")
+
+
 @pytest.fixture(scope="session")
 def server_place() -> Iterator[Path]:
     """A folder that servers can reach; what a killed test run left is ended first."""
@@ -203,6 +274,10 @@ def backup_servers(server_place: Path) -> Iterator[tuple[PostgresServer, Postgre
     settings = {"fsync": "off", "max_connections": "40", "shared_buffers": "32MB"}
     with PostgresServer(server_place / "databases", settings=settings) as server, \
             PostgresServer(server_place / "scratch", settings=settings) as scratch:
+        with connect(server.login, "tests") as connection:
+            for role, password in ROLES.items():
+                connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{password}'".encode())
+            connection.execute(b"GRANT pg_read_all_data TO shop; GRANT pg_monitor TO watcher")
         yield server, scratch
 
 
@@ -220,5 +295,6 @@ def backups(backup_servers: tuple[PostgresServer, PostgresServer], tmp_path: Pat
             "INSERT INTO orders (v) SELECT md5(i::text) FROM generate_series(1, 5000) AS i"
         )
         yield platform
-        for name in (ODD_NAME, "local"):
-            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(identifier(name)))
+        for row in connection.execute("SELECT datname FROM pg_database WHERE NOT datistemplate").fetchall():
+            if row["datname"] != "postgres":
+                connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(identifier(row["datname"])))

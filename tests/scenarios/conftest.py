@@ -43,10 +43,11 @@ from tests.scenarios.backup_platform import (
     server_place,
     small_disk,
     small_server,
+    small_space,
 )
 
 # The fixtures of the backup playbooks, for the tests beside this file.
-__all__ = ["backup_servers", "backups", "server_place", "small_disk", "small_server"]
+__all__ = ["backup_servers", "backups", "server_place", "small_disk", "small_server", "small_space"]
 
 PREFIX = "tests-"
 WAIT_S = 30.0
