@@ -6,7 +6,7 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """The C(login) option, and where the client programs are."""
+    """The C(login) option; as C(postgresql.client) also where the client programs are."""
 
     DOCUMENTATION = r"""
 options:
@@ -44,4 +44,11 @@ options:
         type: path
 requirements:
   - psycopg >= 3.2
+"""
+
+    CLIENT = r"""
+options:
+  postgresql_bin_directory:
+    description: Folder with the client programs of the server's own major version; without it the usual places.
+    type: path
 """

@@ -20,19 +20,9 @@ attributes:
   diff_mode:
     support: full
     description: Nothing is changed, so there is nothing to show.
+extends_documentation_fragment:
+  - sre.runbooks.store
 options:
-  store_path:
-    description: The store's folder on this host.
-    type: path
-    required: true
-  system:
-    description: The inventory's own name.
-    type: str
-    required: true
-  target:
-    description: The inventory host of the database.
-    type: str
-    required: true
   maximum_age_seconds:
     description: How old the newest backup may be that is proven at least to the rung V(archive).
     type: float
@@ -113,10 +103,10 @@ line:
 """
 
 from datetime import UTC, datetime  # noqa: I001
-from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.arguments import place_of, store_spec
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import (
     HEADING,
     Limits,
@@ -125,7 +115,6 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import
     list_backups,
     takes,
 )
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetFolder
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import RESTORABLE, RUNGS
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 
@@ -134,9 +123,7 @@ def main() -> None:
     """The module."""
     module = AnsibleModule(
         argument_spec={
-            "store_path": {"type": "path", "required": True},
-            "system": {"type": "str", "required": True},
-            "target": {"type": "str", "required": True},
+            **store_spec(),
             "maximum_age_seconds": {"type": "float", "default": 90000},
             "least_rung": {"type": "str", "choices": ["none", *RUNGS], "default": RESTORABLE},
             "maximum_drilled_age_seconds": {"type": "float", "default": 2764800},
@@ -147,7 +134,7 @@ def main() -> None:
     least_rung = None if module.params["least_rung"] == "none" else module.params["least_rung"]
     limits = Limits(module.params["maximum_age_seconds"], module.params["maximum_drilled_age_seconds"], least_rung)
     try:
-        place = TargetFolder(Path(module.params["store_path"]), module.params["system"], target)
+        place = place_of(module.params)
         place.require_store()
         backups = list_backups(place)
         checks, taken = assess(target, backups, moment, limits), takes(backups, least_rung)

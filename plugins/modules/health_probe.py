@@ -22,6 +22,8 @@ attributes:
   diff_mode:
     support: full
     description: Nothing is changed, so there is nothing to show.
+extends_documentation_fragment:
+  - sre.runbooks.progress
 options:
   targets:
     description:
@@ -277,9 +279,6 @@ options:
     description: Print a table on the controller, the problems first; in colours where the output is a terminal.
     type: bool
     default: false
-  progress_file:
-    description: Where to write what is still awaited; given by the action plugin of the same name.
-    type: path
 requirements:
   - psycopg >= 3.2 for checks of kind postgresql
   - jmespath >= 1.0 for thresholds on fields of a body

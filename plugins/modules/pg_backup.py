@@ -28,21 +28,12 @@ attributes:
     description: Shows the plan.
 extends_documentation_fragment:
   - sre.runbooks.postgresql
+  - sre.runbooks.postgresql.client
+  - sre.runbooks.store
+  - sre.runbooks.progress
 options:
   database:
     description: Name of the database.
-    type: str
-    required: true
-  store_path:
-    description: The store's folder on this host. It must exist, so that a forgotten mount is noticed.
-    type: path
-    required: true
-  system:
-    description: The inventory's own name; a folder in the store.
-    type: str
-    required: true
-  target:
-    description: The inventory host of the database; a folder below O(system).
     type: str
     required: true
   jobs:
@@ -69,16 +60,10 @@ options:
   newest_row_query:
     description: A query with one row and one column, the time stamp of the newest row. Runs in the snapshot.
     type: str
-  postgresql_bin_directory:
-    description: Folder with the client programs of the server's own major version; without it the usual places.
-    type: path
   timeout_seconds:
     description: Seconds after which C(pg_dump) is ended.
     type: int
     default: 14400
-  progress_file:
-    description: File for progress lines. Given by the action plugin.
-    type: path
 """
 
 EXAMPLES = r"""
@@ -146,9 +131,9 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.arguments import place_of, store_spec
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.dump import BackupMaker, Request, observe, plan_of
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetFolder
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.arguments import login_spec
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
@@ -165,7 +150,7 @@ def request_of(arguments: dict[str, Any]) -> Request:
         )
     return Request(
         login=Login.from_arguments(arguments["login"]), database=arguments["database"],
-        place=TargetFolder(Path(arguments["store_path"]), arguments["system"], arguments["target"]),
+        place=place_of(arguments),
         jobs=arguments["jobs"], compression_level=arguments["compression_level"],
         fingerprints=arguments["fingerprints"], credentials=arguments["role_credentials"],
         newest_row_query=arguments["newest_row_query"], bin_directory=arguments["postgresql_bin_directory"],
@@ -193,9 +178,7 @@ def main() -> None:
         argument_spec={
             **login_spec(),
             "database": {"type": "str", "required": True},
-            "store_path": {"type": "path", "required": True},
-            "system": {"type": "str", "required": True},
-            "target": {"type": "str", "required": True},
+            **store_spec(),
             "jobs": {"type": "int", "default": 2},
             "compression_level": {"type": "int", "default": 1},
             "fingerprints": {"type": "bool", "default": False},

@@ -31,19 +31,10 @@ attributes:
     description: Shows the plan.
 extends_documentation_fragment:
   - sre.runbooks.postgresql
+  - sre.runbooks.postgresql.client
+  - sre.runbooks.store
+  - sre.runbooks.progress
 options:
-  store_path:
-    description: The store's folder on this host.
-    type: path
-    required: true
-  system:
-    description: The inventory's own name.
-    type: str
-    required: true
-  target:
-    description: The inventory host of the database.
-    type: str
-    required: true
   backup_id:
     description: Which backup. Without it the newest, whatever is known of it.
     type: str
@@ -68,16 +59,10 @@ options:
   application_check:
     description: The owner's own query. One row, a boolean and perhaps a text.
     type: str
-  postgresql_bin_directory:
-    description: Folder with the client programs of the server's own major version; without it the usual places.
-    type: path
   timeout_seconds:
     description: Seconds after which C(pg_restore) is ended.
     type: int
     default: 14400
-  progress_file:
-    description: File for progress lines. Given by the action plugin.
-    type: path
 """
 
 EXAMPLES = r"""
@@ -146,11 +131,10 @@ notes:
   sample: ["created roles without login on the scratch server: orders_owner"]
 """
 
-from pathlib import Path  # noqa: I001
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.arguments import place_of, store_spec
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import Backup, list_backups, pick
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetFolder
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import GOOD, RUNGS, Verdict
@@ -203,9 +187,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             **login_spec(),
-            "store_path": {"type": "path", "required": True},
-            "system": {"type": "str", "required": True},
-            "target": {"type": "str", "required": True},
+            **store_spec(),
             "backup_id": {"type": "str"},
             "rung": {"type": "str", "choices": list(RUNGS), "default": "content"},
             "own_server": {"type": "bool", "default": False},
@@ -220,7 +202,7 @@ def main() -> None:
     )
     arguments = module.params
     try:
-        place = TargetFolder(Path(arguments["store_path"]), arguments["system"], arguments["target"])
+        place = place_of(arguments)
         backup = choose(place, arguments["backup_id"])
         plan = Plan()
         plan.add(

@@ -29,6 +29,9 @@ attributes:
     description: Shows the plan.
 extends_documentation_fragment:
   - sre.runbooks.postgresql
+  - sre.runbooks.postgresql.client
+  - sre.runbooks.store
+  - sre.runbooks.progress
 options:
   database:
     description: Name of the live database. O(login.database) must be another one.
@@ -45,18 +48,6 @@ options:
     required: true
   run:
     description: The run's id, for the markers.
-    type: str
-    required: true
-  store_path:
-    description: The store's folder on this host.
-    type: path
-    required: true
-  system:
-    description: The inventory's own name; a folder in the store.
-    type: str
-    required: true
-  target:
-    description: The inventory host of the database; a folder below O(system).
     type: str
     required: true
   backup_id:
@@ -123,12 +114,6 @@ options:
     description: How long to wait for another call that still works on this database.
     type: int
     default: 600
-  postgresql_bin_directory:
-    description: Folder with the client programs of the server's own major version; without it the usual places.
-    type: path
-  progress_file:
-    description: File for progress lines. Given by the action plugin.
-    type: path
 """
 
 EXAMPLES = r"""
@@ -239,13 +224,12 @@ abandoned:
   sample: orders__retired_20261121T150000_004Z
 """
 
-from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.arguments import place_of, store_spec
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import parse_time
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.restore import STATES, Request, Restore
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetFolder
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import RUNGS
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.arguments import login_spec
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login
@@ -258,7 +242,7 @@ def request_of(arguments: dict[str, Any]) -> Request:
     rung = arguments["least_rung"]
     return Request(
         login=Login.from_arguments(arguments["login"]), database=arguments["database"], run=arguments["run"],
-        place=TargetFolder(Path(arguments["store_path"]), arguments["system"], arguments["target"]),
+        place=place_of(arguments),
         backup_id=arguments["backup_id"] or None,
         before=parse_time(arguments["before"]) if arguments["before"] else None,
         least_rung=None if rung == "none" else rung, application_check=arguments["application_check"],
@@ -280,9 +264,7 @@ def main() -> None:
             "database": {"type": "str", "required": True},
             "state": {"type": "str", "choices": list(STATES), "required": True},
             "run": {"type": "str", "required": True},
-            "store_path": {"type": "path", "required": True},
-            "system": {"type": "str", "required": True},
-            "target": {"type": "str", "required": True},
+            **store_spec(),
             "backup_id": {"type": "str"},
             "before": {"type": "str"},
             "least_rung": {"type": "str", "choices": ["none", *RUNGS], "default": "restore"},

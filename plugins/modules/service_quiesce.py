@@ -21,6 +21,8 @@ attributes:
   diff_mode:
     support: full
     description: Shows the plan.
+extends_documentation_fragment:
+  - sre.runbooks.progress
 options:
   name:
     description: The service, for messages and records.
@@ -44,9 +46,6 @@ options:
   record:
     description: For O(state=released), how it was, as RV(record) of the call that quiesced it.
     type: dict
-  progress_file:
-    description: File for progress lines. Given by the action plugin.
-    type: path
 """
 
 EXAMPLES = r"""
