@@ -269,3 +269,25 @@ def test_a_session_that_waits_for_a_table_makes_the_backup_go_on_with_one_job(
         connection.execute("TRUNCATE emptied")
     manifest = manifest_of(json.loads(child.communicate(timeout=60)[0]))
     assert rows(manifest)["public.emptied"] in (0, 1000)
+
+
+def test_a_deadlock_while_the_tables_are_locked_is_another_attempt(
+    database: Login, start_module: Callable[..., subprocess.Popen[str]], backup_arguments: Call, tmp_path: Path
+):
+    """A migration that takes the same tables in another order waits for the backup, and the backup for it."""
+    progress = tmp_path / "progress"
+    with connect(database) as admin, connect(database, autocommit=False) as migration:
+        admin.execute("CREATE TABLE a (i int); CREATE TABLE b (i int); INSERT INTO b VALUES (1)")
+        # The server ends who has waited this long: the backup, since the migration never looks.
+        name = admin.info.dbname
+        admin.execute(f"ALTER DATABASE {name} SET deadlock_timeout = '2s'")
+        migration.execute("SET LOCAL deadlock_timeout = '60s'")
+        migration.execute("LOCK TABLE b IN ACCESS EXCLUSIVE MODE")
+        child = start_module("pg_backup", backup_arguments(database, progress_file=str(progress)))
+        waiting = "SELECT FROM pg_locks WHERE NOT granted AND relation = 'b'::regclass"
+        assert machine.wait_for(lambda: admin.execute(waiting).rowcount == 1, 30)
+        migration.execute("LOCK TABLE a IN ACCESS EXCLUSIVE MODE")
+        migration.rollback()
+    manifest = manifest_of(json.loads(child.communicate(timeout=60)[0]))
+    assert rows(manifest) == {"public.a": 0, "public.b": 1}
+    assert "another session and this one waited for each other's tables; beginning again" in progress.read_text()

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import P
 from ansible_collections.sre.runbooks.plugins.module_utils.service.process import ProcessService, read_process
 
 from lab import machine
+from tests.conftest import COLLECTIONS
 from tests.integration.backup.conftest import call_module, start_module
 
 __all__ = ["call_module", "start_module"]  # fixtures
@@ -147,6 +149,58 @@ def test_one_run_at_a_time_works_on_a_service(running: Running) -> None:
         pass
     with other.alone():
         assert other.observe()["running"]
+
+
+# Starts a service, and waits in the new process, before that has become the service, until a file says go on.
+HALFWAY = """
+import json, os, sys, time
+from pathlib import Path
+from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
+from ansible_collections.sre.runbooks.plugins.module_utils.service import process
+
+control, record, here = json.loads(sys.argv[1]), json.loads(sys.argv[2]), Path(sys.argv[3])
+write_whole = process.write_whole
+
+def write_and_wait(*arguments):
+    write_whole(*arguments)
+    (here / "halfway").write_text(str(os.getpid()))
+    deadline = time.monotonic() + 30
+    while not (here / "go on").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+process.write_whole = write_and_wait
+service = process.ProcessService("orders", control, Progress())
+with service.alone():
+    service.release(record)
+"""
+
+
+def test_a_run_that_is_killed_while_a_service_begins_leaves_one_that_is_known(running: Running) -> None:
+    """X6: killed between fork and exec, the next run waits for the service, finds it, and starts no second one."""
+    running.start()
+    service = running.service(stop_timeout_seconds=0.1)
+    record = service.observe()
+    service.quiesce(record)
+    driver = subprocess.Popen(
+        [sys.executable, "-c", HALFWAY, json.dumps(running.control), json.dumps(record), str(running.folder)],
+        env={**os.environ, "PYTHONPATH": str(COLLECTIONS)},
+    )
+    halfway, first = running.folder / "halfway", None
+    try:
+        assert machine.wait_for(lambda: halfway.exists() and halfway.read_text() != "", 10)
+        driver.kill()
+        first = int(halfway.read_text())
+        busy = pytest.raises(RunbookError, match="Another run is stopping or starting the service orders")
+        with busy, service.alone():
+            pass
+    finally:
+        (running.folder / "go on").touch()
+        driver.kill()
+        driver.wait()
+    assert machine.wait_for(lambda: (read_process(first) or {}).get("command") == running.control["command"], 10)
+    with service.alone():
+        now = service.release(record)
+    assert (now["running"], now["pid"]) == (True, first)
 
 
 def test_what_a_service_printed_is_quoted_without_its_secrets(running: Running) -> None:
