@@ -172,8 +172,10 @@ losses:
   returned: when the live database can be read
   type: dict
   sample: {newest_live_row_at: "2026-11-21T14:31:00.000Z", newest_backup_row_at: "2026-11-21T02:14:59.880Z",
-           lost_seconds: 44160.12, rows_lost: 4120, uncounted: [], problem: "",
-           tables: [{table: public.orders, backup: 100000, live: 104120}]}
+           lost_seconds: 44160.12, problem: "", inserted: 4120, updated: 12, deleted: 3, rows_lost: 4120, uncounted: [],
+           lost: "about 4,120 rows inserted, 12 updated and 3 deleted since the backup; the backup's newest row is
+           12 h 16 min older",
+           tables: [{table: public.orders, backup: 100000, live: 104117}]}
 notes:
   description: Sentences worth knowing that stop nothing.
   returned: when O(state=prepared)
@@ -230,7 +232,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.arguments import place_of, store_spec
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import parse_time
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.restore import STATES, Request, Restore
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import RUNGS
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import RESTORABLE, RUNGS
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.arguments import login_spec
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
@@ -267,7 +269,7 @@ def main() -> None:
             **store_spec(),
             "backup_id": {"type": "str"},
             "before": {"type": "str"},
-            "least_rung": {"type": "str", "choices": ["none", *RUNGS], "default": "restore"},
+            "least_rung": {"type": "str", "choices": ["none", *RUNGS], "default": RESTORABLE},
             "application_check": {"type": "str"},
             "newest_row_query": {"type": "str"},
             "jobs": {"type": "int", "default": 2},

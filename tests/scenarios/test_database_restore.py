@@ -134,6 +134,7 @@ def test_destroyed_rows_come_back_then_undo_brings_the_other_state_back(scene: S
     played = scene.restore()
     assert played.returncode == 0, played.output
     scene.assert_restored()
+    assert "deleted since the backup" in " ".join(played.output.split())
     assert "To undo:" in played.output
     assert "database_restore_undo" in played.output
     measures = {one["name"]: one for one in scene.records("measure")}
@@ -150,7 +151,7 @@ def test_destroyed_rows_come_back_then_undo_brings_the_other_state_back(scene: S
 
     refused = scene.platform.play("database_restore_undo", "-e", f"target={TARGET}")
     assert refused.returncode != 0
-    assert "rows written since the exchange" in refused.output
+    assert "rows inserted, 0 updated and 0 deleted" in refused.output
     assert scene.old_rows() == scene.wanted_rows
     undone = scene.platform.play("database_restore_undo", "-e", f"target={TARGET}", "-e", f"approve={TARGET}")
     assert undone.returncode == 0, undone.output

@@ -19,6 +19,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.archive import
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import list_backups
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.counts import TableCounter, open_connections
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.losses import read_written
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest, sync_folder, write_manifest
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.properties import Properties, read_properties
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.snapshot import (
@@ -259,6 +260,7 @@ class BackupMaker:
         started_at, request = now(), self._request
         with hold_snapshot(self._login) as held:
             connection = held.connection
+            written = read_written(connection)
             properties = read_properties(connection)
             sequences, large_objects = read_sequences(connection), count_large_objects(connection)
             newest_row_at, self.notes = newest_row(connection, request.newest_row_query)
@@ -285,6 +287,7 @@ class BackupMaker:
             database=properties, snapshot=held.snapshot, newest_row_at=newest_row_at, tables=tables,
             sequences=sequences, large_objects=large_objects, roles=roles, files=files,
             total_bytes=sum(file.bytes for file in files), compression=compression(request), jobs=jobs,
+            written=written,
         )
 
     def _run_pg_dump(self, folder: Path, held: HeldSnapshot, counter: TableCounter, jobs: int) -> None:

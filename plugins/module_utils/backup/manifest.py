@@ -73,6 +73,38 @@ class Sequence:
 
 
 @dataclass(frozen=True)
+class Counter:
+    """How many rows of a table were ever written, by the server's counters (pg_stat_all_tables)."""
+
+    oid: int
+    schema: str
+    name: str
+    inserted: int = 0
+    updated: int = 0
+    deleted: int = 0
+
+
+@dataclass(frozen=True)
+class Written:
+    """The server's counters of rows written, so that somebody can tell later how many were written since.
+
+    Args:
+        database: its oid; another database under the same name has counters of its own.
+        since: when the counters began anew the last time.
+        tables: the counter of each table that holds rows itself.
+    """
+
+    database: int
+    since: str
+    tables: list[Counter]
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Written:
+        """Build it from plain data."""
+        return cls(**{**data, "tables": [Counter(**table) for table in data["tables"]]})
+
+
+@dataclass(frozen=True)
 class File:
     """A file of the backup; `path` is relative to the backup's folder, with `/`."""
 
@@ -83,7 +115,10 @@ class File:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything known of a backup. Times are ISO 8601 in UTC; see docs/architecture.md."""
+    """Everything known of a backup. Times are ISO 8601 in UTC; see docs/architecture.md.
+
+    `written` is None in a manifest of before it was kept.
+    """
 
     backup_id: str
     system: str
@@ -104,6 +139,7 @@ class Manifest:
     total_bytes: int
     compression: str
     jobs: int
+    written: Written | None = None
     format: int = field(default=FORMAT)
 
     def as_dict(self) -> dict[str, Any]:
@@ -122,6 +158,7 @@ class Manifest:
                 "tables": [Table(**table) for table in data["tables"]],
                 "sequences": [Sequence(**sequence) for sequence in data["sequences"]],
                 "files": [File(**file) for file in data["files"]],
+                "written": Written.from_dict(data["written"]) if data.get("written") else None,
             }
         )
 

@@ -1,21 +1,17 @@
 # Copyright: the sre.runbooks contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Everything that would stop a restore, found before it begins and told at once; and what it would cost."""
+"""Everything that would stop a restore, found before it begins and told at once."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest, Table
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.properties import PROVIDERS, Properties
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.snapshot import read_newest_row
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import NAME_BYTES
-from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 
 if TYPE_CHECKING:
     import psycopg
@@ -43,17 +39,6 @@ SELECT current_setting('server_version_num')::int / 10000 AS major, pg_is_in_rec
        EXISTS (SELECT FROM pg_collation WHERE collprovider = 'i') AS icu
 """
 LOCALES = "SELECT to_jsonb(d) AS row FROM pg_database AS d"
-# The statistics know of every change, but are empty after a crash; then the planner's number has to do.
-ESTIMATES = """
-SELECT n.nspname AS schema, c.relname AS name,
-       CASE WHEN s.n_tup_ins > 0 OR s.last_analyze IS NOT NULL OR s.last_autoanalyze IS NOT NULL THEN s.n_live_tup
-            ELSE greatest(c.reltuples, 0)::bigint END AS rows
-FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-JOIN pg_stat_user_tables AS s ON s.relid = c.oid WHERE c.relkind = 'r' ORDER BY 1, 2
-"""
-CHANGES = "SELECT coalesce(sum(n_tup_upd), 0)::bigint AS updated, coalesce(sum(n_tup_del), 0)::bigint AS deleted " \
-          "FROM pg_stat_user_tables"
-
 
 @dataclass(frozen=True)
 class Server:
@@ -208,72 +193,3 @@ def _plain(locale: str) -> str:
 
 def _size(size: float) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
-
-
-def read_estimates(connection: Connection) -> dict[str, int]:
-    """About how many rows each table has now; a glance at statistics, no count."""
-    return {f"{row['schema']}.{row['name']}": row["rows"] for row in connection.execute(ESTIMATES)}
-
-
-def losses(connection: Connection, manifest: Manifest, newest_row_query: str | None) -> dict[str, Any]:
-    """What a restore would take away from the live database that `connection` is in.
-
-    Returns:
-        `newest_live_row_at` and `newest_backup_row_at` (None when unknown), `lost_seconds` between them, `rows_lost`
-        (about; in tables that have more rows now), `uncounted` (tables that have fewer rows now: how many of them are
-        new nobody can tell, so that `rows_lost` is the least), `tables` (`table, backup, live`, where they differ),
-        `problem` (why the newest row is unknown).
-    """
-    newest, problem = None, ""
-    if newest_row_query:
-        try:
-            newest = read_newest_row(connection, newest_row_query)
-        except RunbookError as error:
-            problem = error.message
-    now = read_estimates(connection)
-    rows = {f"{table.schema}.{table.name}": table.rows for table in manifest.tables if table.rows is not None}
-    differ = [
-        {"table": name, "backup": rows.get(name), "live": now.get(name)}
-        for name in sorted({*rows, *now}) if rows.get(name) != now.get(name)
-    ]
-    return {
-        "newest_live_row_at": newest, "newest_backup_row_at": manifest.newest_row_at, "problem": problem,
-        "lost_seconds": lost_seconds(newest, manifest.newest_row_at),
-        "rows_lost": sum(max(0, (one["live"] or 0) - (one["backup"] or 0)) for one in differ),
-        "uncounted": [one["table"] for one in differ if (one["live"] or 0) < (one["backup"] or 0)], "tables": differ,
-    }
-
-
-def lost_seconds(newest_live: str | None, newest_backup: str | None) -> float | None:
-    """Seconds between two newest rows; until now when the live one cannot be told, None when the backup's cannot."""
-    if newest_backup is None:
-        return None
-    end = datetime.fromisoformat(newest_live) if newest_live else datetime.now(UTC)
-    return max(0.0, round((end - datetime.fromisoformat(newest_backup)).total_seconds(), 3))
-
-
-def written_since(connection: Connection, manifest: Manifest | None, tables: list[Table]) -> dict[str, Any]:
-    """What was written to a restored database since its swap: what going back would lose.
-
-    Args:
-        connection: to the database that is live now.
-        manifest: of the backup that it was restored from; None when the store no longer has it.
-        tables: its exact counts now.
-
-    Returns:
-        `rows` (how many more than in the backup, net of deletions; None without a manifest), `updated` and `deleted`
-        (from the server's statistics, which a crash empties), and `tables` (`table, backup, live`, where they differ).
-    """
-    then: Mapping[str, int | None] = (
-        {f"{table.schema}.{table.name}": table.rows for table in manifest.tables} if manifest else {}
-    )
-    differ = [
-        {"table": name, "backup": then.get(name), "live": table.rows}
-        for table in tables if (name := f"{table.schema}.{table.name}") and table.rows != then.get(name)
-    ]
-    changes = connection.execute(CHANGES).fetchone()
-    new = sum(max(0, (one["live"] or 0) - (one["backup"] or 0)) for one in differ)
-    return {
-        "rows": new if manifest else None, "updated": changes["updated"],
-        "deleted": changes["deleted"], "tables": differ if manifest else [],
-    }

@@ -13,6 +13,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup import content
 from ansible_collections.sre.runbooks.plugins.module_utils.backup import marker as markers
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.archive import hash_file
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import Backup, list_backups, pick
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.losses import losses, losses_of_going_back
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.properties import Properties, read_properties
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.replay import (
@@ -30,7 +31,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.swap import (
     Swap,
     copy_name,
 )
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import height
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import RESTORABLE, height
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verify import FindingError, Scanner
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.client_tools import find_client_tools
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import (
@@ -68,7 +69,7 @@ class Request:
     place: TargetFolder
     backup_id: str | None = None
     before: datetime | None = None
-    least_rung: str | None = "restore"
+    least_rung: str | None = RESTORABLE
     application_check: str | None = None
     newest_row_query: str | None = None
     bin_directory: str | None = None
@@ -161,7 +162,7 @@ class Restore:
         if position.live:
             properties = read_properties(self.swap.connection, request.database)
             with connect(request.login.at(request.database), "preflight") as live:
-                self.result.values["losses"] = preflight.losses(live, manifest, request.newest_row_query)
+                self.result.values["losses"] = losses(live, manifest, request.newest_row_query)
         ready = position.prepared(backup.backup_id)
         findings = self._preflight(manifest, properties, position)
         name = copy_name(request.database, backup.backup_id)
@@ -350,7 +351,7 @@ class Restore:
         stack.callback(new.close)
         manifest = self._manifest_of(position.backup)
         if manifest:
-            self.result.values["losses"] = preflight.losses(live, manifest, request.newest_row_query)
+            self.result.values["losses"] = losses(live, manifest, request.newest_row_query)
         wanted = _own(read_properties(connection, request.database))
         with connection.transaction():
             replay_changes(connection, copy.name, _own(read_properties(connection, copy.name)), wanted)
@@ -435,7 +436,7 @@ class Restore:
             login = self.request.login.at(name)
             tables = content.count_tables(login, self.request.jobs, self.progress)
             with connect(login, "preflight") as live:
-                self.result.values["losses"] = preflight.written_since(live, manifest, tables)
+                self.result.values["losses"] = losses_of_going_back(live, manifest, tables)
         if self.check:
             return
         done = self.swap.swap_back(kept.name, self._until(), self._answers)

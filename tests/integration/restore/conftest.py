@@ -120,26 +120,26 @@ class Shop:
 
 @pytest.fixture
 def make_shop(postgresql_server: PostgresServer, tmp_path: Path) -> Iterator[Callable[..., Shop]]:
-    """Makes a shop with a database of the given name; everything of it is dropped afterwards."""
+    """Makes a shop with a database of the given name, on the shared server or another; all of it is dropped again."""
     made = []
-    admin = connect(postgresql_server.login, "tests")
 
-    def make(name: str) -> Shop:
+    def make(name: str, server: PostgresServer = postgresql_server) -> Shop:
         role, password = f"shop_{secrets.token_hex(4)}", secrets.token_hex(8)
         store = tmp_path / f"store-{len(made)}"
         store.mkdir()
-        login = postgresql_server.login
+        login = server.login
         shop = Shop(
-            postgresql_server, name, replace(login, user=role, password=password, database=name),
+            server, name, replace(login, user=role, password=password, database=name),
             TargetFolder(store, "shops", f"shop-{len(made)}"),
         )
         made.append((shop, role))
-        admin.execute(
-            sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(identifier(role), sql.Literal(password))
-        )
-        admin.execute(sql.SQL("CREATE DATABASE {}").format(identifier(name)))
-        for statement in PROPERTIES:
-            admin.execute(sql.SQL(statement).format(database=identifier(name), role=identifier(role)))
+        with connect(login, "tests") as admin:
+            admin.execute(
+                sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(identifier(role), sql.Literal(password))
+            )
+            admin.execute(sql.SQL("CREATE DATABASE {}").format(identifier(name)))
+            for statement in PROPERTIES:
+                admin.execute(sql.SQL(statement).format(database=identifier(name), role=identifier(role)))
         with connect(login.at(name), "tests") as connection:
             connection.execute(SCHEMA.encode())
             connection.execute(
@@ -150,10 +150,10 @@ def make_shop(postgresql_server: PostgresServer, tmp_path: Path) -> Iterator[Cal
 
     yield make
     for shop, role in made:
-        for name in shop.databases():
-            admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(identifier(name)))
-        admin.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(identifier(role)))
-    admin.close()
+        with connect(shop.admin, "tests") as admin:
+            for name in shop.databases():
+                admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(identifier(name)))
+            admin.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(identifier(role)))
 
 
 @pytest.fixture

@@ -12,12 +12,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from ansible_collections.sre.runbooks.plugins.module_utils.backup import marker as markers
 from ansible_collections.sre.runbooks.plugins.module_utils.backup import preflight
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.losses import read_written
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest, write_manifest
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.properties import read_properties
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.swap import Swap
@@ -27,6 +29,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import P
 from psycopg import sql
 
 from lab import machine
+from lab.postgresql import PostgresServer
 from tests.integration.backup.conftest import as_arguments, call_module, start_module
 from tests.integration.restore.conftest import Shop
 
@@ -37,6 +40,13 @@ def properties_of(shop: Shop):
     with connect(shop.admin.at(shop.name), "tests") as connection:
         found = read_properties(connection)
     return {key: value for key, value in found.as_dict().items() if key != "size_bytes"}
+
+
+def written(shop: Shop) -> tuple[int, int, int]:
+    """Rows inserted, updated and deleted, by the server's counters, which each session reports a moment later."""
+    with connect(shop.admin.at(shop.name), "tests") as connection:
+        tables = read_written(connection).tables
+    return tuple(sum(getattr(one, name) for one in tables) for name in ("inserted", "updated", "deleted"))
 
 
 def position(shop: Shop):
@@ -263,7 +273,7 @@ def test_undo_says_what_would_be_lost_then_brings_the_old_one_back_and_keeps_the
     _wait(lambda: shop.run("SELECT sum(n_tup_upd) AS n FROM pg_stat_user_tables")[0]["n"] == 3)
 
     losses = shop.reach("undone", check=True).values["losses"]
-    assert (losses["rows"], losses["updated"], losses["deleted"]) == (12, 3, 0)
+    assert losses["lost"] == "about 12 rows inserted, 3 updated and 0 deleted since the exchange"
     assert not shop.reach("undone").plan, "without an agreement nothing happens to a finished restore"
     undone = shop.reach("undone", losses_agreed=True)
     shop.reach("done")
@@ -385,11 +395,51 @@ def test_what_changed_between_preparing_and_exchanging_is_caught_up(shop: Shop) 
     assert not swapped.values["losses"]["uncounted"]
 
 
-def test_new_rows_beside_deleted_ones_are_never_called_none(shop: Shop) -> None:
+def test_rows_written_since_the_backup_are_a_figure_also_beside_deleted_ones(shop: Shop) -> None:
+    """D15 D25: by the server's counters; where those began anew since, the least is told, and why."""
+    _wait(lambda: written(shop) == (1007, 0, 0))
     shop.back_up()
     shop.run("DELETE FROM orders WHERE id > 10")
     shop.run("INSERT INTO orders (what) SELECT 'new' FROM generate_series(1, 20)")
+    shop.run("UPDATE orders SET what = 'changed' WHERE id <= 3")
+    shop.run("CREATE TABLE younger AS SELECT 1 AS n")
+    _wait(lambda: written(shop) == (1028, 3, 990))
+    found = shop.reach("prepared", check=True).values["losses"]
+    assert (found["inserted"], found["updated"], found["deleted"]) == (21, 3, 990)
+    assert (found["rows_lost"], found["uncounted"]) == (21, [])
+    assert {one["table"] for one in found["tables"]} == {"public.orders", "public.younger"}
+
+    shop.run("SELECT pg_stat_reset()")
+    shop.run("ANALYZE")
     _wait(lambda: shop.reach("prepared", check=True).values["losses"]["uncounted"] == ["public.orders"])
+    found = shop.reach("prepared", check=True).values["losses"]
+    assert (found["inserted"], found["updated"], found["deleted"]) == (None, None, None)
+    assert "at least 1 rows, and an unknown number in public.orders" in found["lost"]
+    assert "began anew at" in found["lost"]
+
+
+def test_counters_that_a_crash_emptied_are_never_taken_for_nothing_written(
+    server_folder: Path, make_shop: Callable[..., Shop]
+) -> None:
+    """A killed server forgets its statistics, and says so only in those of its background writer."""
+    crashing = PostgresServer(server_folder / "crashing-postgresql", settings={"fsync": "off"}).start()
+    shop = make_shop("crashed", crashing)
+    _wait(lambda: written(shop) == (1007, 0, 0))
+    shop.back_up()
+    crashing.kill()
+    crashing.start()
+    shop.run("INSERT INTO orders (what) SELECT 'new' FROM generate_series(1, 2000)")
+    _wait(lambda: written(shop) == (2000, 0, 0))
+    assert "began anew at" in shop.reach("prepared", check=True).values["losses"]["lost"]
+    shop.reach("prepared")
+    shop.reach("swapped")
+    shop.reach("done")
+    assert shop.reach("undone", check=True).values["losses"]["lost"] == (
+        "about 0 rows inserted, 0 updated and 0 deleted since the exchange"
+    )
+    crashing.kill()
+    crashing.start()
+    assert "began anew at" in shop.reach("undone", check=True).values["losses"]["lost"]
 
 
 def test_a_way_back_that_fails_leaves_the_restored_one_live_open_and_unfinished(shop: Shop) -> None:

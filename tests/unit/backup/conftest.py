@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import (
+    Counter,
     File,
     Manifest,
     Sequence,
     Snapshot,
     Table,
+    Written,
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.properties import (
     Extension,
@@ -35,6 +37,7 @@ def manifest_of(backup_id: str = "20261121T021500Z-3fa9", taken_at: str = "2026-
         tables=[Table("public", "straße", "table", 3, None)], sequences=[Sequence("public", "s", 7, True)],
         large_objects=0, roles=["owner"], files=[File("data/toc.dat", 3, "00")], total_bytes=3,
         compression="gzip:1", jobs=2,
+        written=Written(5, taken_at, [Counter(16385, "public", "straße", 4, 1, 1)]),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,12 @@ from hypothesis import strategies as st
 def test_what_is_written_is_read_again(folder: Path, manifest: Manifest):
     write_manifest(folder, manifest)
     assert read_manifest(folder) == manifest
+
+
+def test_a_manifest_of_before_the_counters_were_kept_is_read(folder: Path, manifest: Manifest):
+    old = {name: value for name, value in manifest.as_dict().items() if name != "written"}
+    (folder / MANIFEST).write_bytes(render(old))
+    assert read_manifest(folder) == replace(manifest, written=None)
 
 
 def test_writing_leaves_nothing_but_the_manifest(folder: Path, manifest: Manifest):

@@ -8,8 +8,21 @@ from dataclasses import replace
 
 import pytest
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.content import differences, further
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest, Sequence, Table
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.preflight import Server, judge, lost_seconds
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.losses import (
+    Changes,
+    changes,
+    lost_seconds,
+    told,
+    written_when_made,
+)
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import (
+    Counter,
+    Manifest,
+    Sequence,
+    Table,
+    Written,
+)
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.preflight import Server, judge
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.properties import Extension, Grant, Setting
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.replay import (
     changed_properties,
@@ -163,3 +176,50 @@ def test_all_that_is_wrong_is_told_at_once(manifest: Manifest) -> None:
 )
 def test_lost_time_lies_between_the_newest_rows(live: str | None, backup: str | None, seconds: float | None) -> None:
     assert lost_seconds(live, backup) == seconds
+
+
+NOON, LATER = "2026-11-21T12:00:00.000Z", "2026-11-21T13:00:00.000Z"
+THEN = Written(5, NOON, [Counter(1, "public", "orders", 100, 10, 1), Counter(2, "public", "gone", 9)])
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "expected"),
+    [
+        (THEN, Written(5, NOON, [Counter(1, "public", "orders", 4220, 22, 4)]), Changes(4120, 12, 3)),
+        (THEN, Written(5, NOON, [*THEN.tables, Counter(3, "public", "new", 7, 1)]), Changes(7, 1, 0)),
+        (THEN, Written(5, NOON, [Counter(8, "public", "orders", 50)]), Changes(50, 0, 0)),
+        (None, THEN, "no counters of rows written were kept"),
+        (THEN, Written(6, NOON, THEN.tables), "is not the one that was backed up"),
+        (THEN, Written(5, LATER, [Counter(1, "public", "orders", 4220, 22, 4)]), f"began anew at {LATER}"),
+        (THEN, Written(5, NOON, [Counter(1, "public", "orders", 99, 10, 1)]), "began anew"),
+    ],
+    ids=["grown", "a new table", "made anew", "an old manifest", "another database", "reset", "shrunk"],
+)
+def test_rows_written_are_a_figure_or_a_reason(then: Written | None, now: Written, expected: Changes | str) -> None:
+    """D15 D25: what a restore costs is said with numbers where the server has them, and never guessed."""
+    found = changes(then, now)
+    assert found == expected if isinstance(expected, Changes) else expected in str(found)
+
+
+@pytest.mark.parametrize(
+    ("began", "inserted", "expected"), [(NOON, 15, Changes(12, 2, 1)), (LATER, 15, "began anew"), (NOON, 2, "anew")]
+)
+def test_a_restored_database_began_with_the_rows_of_its_backup(
+    manifest: Manifest, began: str, inserted: int, expected: Changes | str
+) -> None:
+    now = Written(9, began, [Counter(4, "public", "straße", inserted, 2, 1)])
+    found = changes(written_when_made(manifest, now, NOON), now)
+    assert found == expected if isinstance(expected, Changes) else expected in str(found)
+
+
+def test_without_counters_the_least_is_told_and_why() -> None:
+    grown, shrunk = {"table": "public.a", "backup": 10, "live": 15}, {"table": "public.b", "backup": 9, "live": None}
+    known = told(Changes(4120, 12, 3), [grown, shrunk])
+    assert (known["rows_lost"], known["uncounted"]) == (4120, [])
+    assert known["lost"] == "about 4,120 rows inserted, 12 updated and 3 deleted since the backup"
+    unknown = told("nobody knows", [grown, shrunk])
+    assert (unknown["rows_lost"], unknown["uncounted"], unknown["deleted"]) == (5, ["public.b"], None)
+    assert "at least 5 rows, and an unknown number in public.b" in unknown["lost"]
+    assert told("nobody knows", [grown])["lost"] == (
+        "about 5 rows more than in the backup; how many were updated or deleted is unknown, since nobody knows"
+    )
