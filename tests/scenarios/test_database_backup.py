@@ -8,10 +8,13 @@ import signal
 import subprocess
 from pathlib import Path
 
+import yaml
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import MANIFEST, read_manifest
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import connect
 
 from lab import machine
 from tests.scenarios.backup_platform import REPOSITORY
+from tests.ssh_server import SshServer
 
 
 def test_a_database_with_an_odd_name_is_backed_up_and_read_back(backups):
@@ -115,3 +118,33 @@ def test_after_kill_the_same_command_is_refused_while_the_module_lives_and_goes_
     assert done.returncode == 0, done.stdout
     assert len(backups.folders("orders-db")) == 1
     assert not list(backups.store.rglob(".partial-*"))
+
+
+def test_a_store_on_another_machine_is_backed_up_into_without_silence(backups, ssh_server: SshServer):
+    """A80 B39 ⚠: over real ssh. The dump waits for a table that somebody else wants until its progress was read here."""
+    overlay = backups.folder / "over-ssh.yml"
+    host = {**ssh_server.variables(), "ansible_python_interpreter": "{{ ansible_playbook_python }}"}
+    overlay.write_text(yaml.safe_dump({"stores": {"hosts": {"remote-store": host}}}), encoding="utf-8")
+    argv = backups.argv("database_backup", "-i", str(overlay), "-e", "target=orders-db", "-vvv")
+    with connect(backups.server.login.at(backups.name), "tests", autocommit=False) as migration:
+        migration.execute("LOCK TABLE orders")
+        child = subprocess.Popen(
+            argv, cwd=REPOSITORY, env=backups.environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True,
+        )
+        shown = []
+        for line in child.stdout:
+            shown.append(line)
+            if line.startswith("  orders-db: attempt 1 of 5"):
+                break
+        written = ssh_server.written()
+        assert "progress.jsonl" in [path.name for path in written], "".join(shown)[-3000:]
+        assert not [path for path in written if backups.password.encode() in path.read_bytes()]
+    output = "".join(shown) + child.stdout.read()
+    assert child.wait() == 0, output[-3000:]
+    assert "  orders-db: dumping 1 tables in snapshot" in output
+    assert "orders-db: DONE." in output
+    assert backups.password not in output
+    (folder,) = backups.folders("orders-db")
+    assert read_manifest(folder).database.name == backups.name
+    assert ssh_server.written() == []

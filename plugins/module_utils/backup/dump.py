@@ -132,6 +132,8 @@ def observe(request: Request) -> Observed:
     request.place.require_store()
     login = request.login.at(request.database)
     with server_errors(login, LOOK), connect(login, "backup") as connection:
+        # The query for the newest row would wait silently behind a migration, and does without an answer here.
+        connection.execute(f"SET lock_timeout = '{QUEUE_TIMEOUT_S}s'")
         properties = read_properties(connection)
         version = connection.info.server_version
         identifier = connection.execute("SELECT system_identifier::text AS id FROM pg_control_system()").fetchone()
