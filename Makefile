@@ -12,7 +12,7 @@ OUTSIDE := $(subst $(CURDIR)/$(BIN):,,$(PATH))
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help demo test lint bench dev lab-up lab-down build docs lock clean browser
+.PHONY: help demo test lint bench dev lab-up lab-down build docs lock clean browser ssh-server
 
 help: ## these lines
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -20,7 +20,7 @@ help: ## these lines
 demo: $(VENV)/.demo $(LINK) ## see the whole path: a platform measured, data lost, and brought back
 	@$(PY) -m lab.demo
 
-test: dev browser lint ## everything: lint, then unit, integration and scenario tests
+test: dev browser ssh-server lint ## everything: lint, then unit, integration and scenario tests
 	@$(PY) tools/run_tests.py
 
 lint: dev ## ansible-lint, ruff, yamllint, ansible-test sanity, and our own checks
@@ -52,6 +52,11 @@ clean: ## remove everything that make has made
 # Debian's Chromium opens the reports in the tests, as a person would.
 browser:
 	@command -v chromium > /dev/null || $(PY) tools/install_browser.py
+
+# Debian's OpenSSH is how the tests reach a store on another machine; its server is only unpacked, and serves them alone.
+ssh-server: $(VENV)/.test
+	@command -v ssh > /dev/null && { test -x /usr/sbin/sshd || test -x $(VENV)/openssh/usr/sbin/sshd; } \
+	  || $(PY) tools/unpack_ssh_server.py
 
 # A python3 on the path may be a stub that runs nothing, so each candidate has to prove that it can do what is needed.
 # The one of a half-made environment is no candidate: it would be removed together with it.

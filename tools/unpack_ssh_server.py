@@ -24,22 +24,29 @@ DPKG = shutil.which("dpkg") or "dpkg"
 
 def main() -> int:
     """Unpack it when we may; else one sentence."""
-    apt = [shutil.which("apt-get") or "apt-get", "-qq", "-o", "APT::Sandbox::User=root"]
-    if os.geteuid() == 0 and shutil.which("apt-get"):
-        heartbeat.run("Reading Debian's list of packages", [*apt, "update"])
     with tempfile.TemporaryDirectory(prefix="openssh-") as folder:
-        os.chdir(folder)
-        if not shutil.which("apt-get") or heartbeat.run("Downloading OpenSSH's server", [*apt, "download", *PACKAGES]):
+        if not shutil.which("apt-get") or not _download(Path(folder)) or not shutil.which("ssh"):
             print(
-                "The tests reach a store over ssh, and there is no server for it: sudo apt-get install openssh-server,"
-                " then start again.", file=sys.stderr,
+                "The tests reach a store over ssh, and there is no server or no client for it:"
+                " sudo apt-get install openssh-server openssh-client, then start again.", file=sys.stderr,
             )
             return 1
         for package in Path(folder).glob("*.deb"):
-            subprocess.run([DPKG, "--extract", str(package), "unpacked"], check=True)
+            subprocess.run([DPKG, "--extract", str(package), f"{folder}/unpacked"], check=True)
         shutil.rmtree(PLACE, ignore_errors=True)
-        shutil.move("unpacked", PLACE)
+        shutil.move(f"{folder}/unpacked", PLACE)
     return 0
+
+
+def _download(folder: Path) -> bool:
+    os.chdir(folder)
+    apt = ["apt-get", "-qq", "-o", "Dpkg::Use-Pty=0", "-o", "APT::Sandbox::User=root"]
+    commands = {"Downloading OpenSSH's server": [*apt, "download", *PACKAGES]}
+    if os.geteuid() == 0:
+        install = [*apt, "install", "--yes", "--no-install-recommends", "openssh-client"]
+        client = {} if shutil.which("ssh") else {"Installing OpenSSH's client": install}
+        commands = {"Reading Debian's list of packages": [*apt, "update"], **client, **commands}
+    return not any(heartbeat.run(title, command) for title, command in commands.items())
 
 
 if __name__ == "__main__":
