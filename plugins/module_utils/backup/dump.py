@@ -320,7 +320,7 @@ class BackupMaker:
         if any(words in done.stderr_tail for words in LOCK_WORDS):
             raise RetryError("another session wanted a table for itself")
         raise RunbookError(
-            f"pg_dump of {self._request.database} ended with exit code {done.returncode}:"
+            f"pg_dump of {self._request.database} {done.ending}:"
             f" {done.stderr_tail or 'it printed no error'}.",
             "Nothing is left that looks like a backup; mend the cause and start it again.", returncode=done.returncode,
         )

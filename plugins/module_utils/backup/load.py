@@ -113,7 +113,7 @@ def fill(
         return
     full = "No space left on device" in done.stderr_tail
     raise RunbookError(
-        f"pg_restore into {name!r} on {login.host}:{login.port} ended with exit code {done.returncode}: "
+        f"pg_restore into {name!r} on {login.host}:{login.port} {done.ending}: "
         f"{' '.join(done.stderr_tail.split()) or 'it printed no error'}.",
         "Make room on the server's disk, then run the same command again." if full
         else "The live database was not touched; mend what pg_restore names, or choose another backup.",

@@ -112,9 +112,9 @@ def connect(
         connection.autocommit = autocommit
         return connection
     except psycopg.OperationalError as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()).rstrip(".")
         raise RunbookError(
-            f"No connection to PostgreSQL as {login.place}: {reason}",
+            f"No connection to PostgreSQL as {login.place}: {reason}.",
             "Check that the server runs and that host, port, user and password in the inventory are right.",
             host=login.host, port=login.port, user=login.user, database=login.database,
         ) from error

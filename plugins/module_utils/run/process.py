@@ -40,6 +40,13 @@ class Completed:
     stderr_tail: str
     duration_s: float
 
+    @property
+    def ending(self) -> str:
+        """How it ended, in words that follow the program's name."""
+        if self.returncode >= 0:
+            return f"ended with exit code {self.returncode}"
+        return f"was killed by signal {-self.returncode}"
+
 
 def _die_with_parent() -> None:
     """Ask Linux to kill this child when its parent dies, so that a killed module leaves no orphan at work."""
@@ -124,7 +131,7 @@ def run(
         )
     if check and completed.returncode != 0:
         raise RunbookError(
-            f"{name} ended with exit code {completed.returncode}: {completed.stderr_tail or 'it printed no error'}",
+            f"{name} {completed.ending}: {completed.stderr_tail or 'it printed no error'}",
             hint, program=name, returncode=completed.returncode,
         )
     return completed

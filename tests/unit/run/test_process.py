@@ -36,6 +36,11 @@ def test_a_failing_program_raises_with_its_code_and_the_last_lines_it_printed():
     assert str(caught.value).endswith("Look there.")
 
 
+def test_a_program_that_somebody_killed_is_said_to_be_killed():
+    with pytest.raises(RunbookError, match="was killed by signal 9: it printed no error"):
+        run(python("import os; os.kill(os.getpid(), 9)"), timeout_s=10)
+
+
 def test_a_program_that_does_not_exist_is_named():
     with pytest.raises(RunbookError, match="/nowhere/pg_dump does not exist"):
         process.run(["/nowhere/pg_dump"], timeout_s=5)
