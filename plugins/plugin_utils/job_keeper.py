@@ -89,18 +89,29 @@ def watch(folder: Path, lock: int, command: str) -> None:
     _put(folder / "result.json", json.dumps({"rc": module.returncode, "stdout": stdout, "stderr": stderr}))
 
 
+def messages(progress: Path, shown: int) -> list[str]:
+    """What the whole lines after the first `shown` say; one that a full disk has cut is an ellipsis."""
+    lines = progress.read_text(encoding="utf-8").split("\n")[shown:-1] if progress.exists() else []
+    said = []
+    for line in lines:
+        try:
+            said.append(json.loads(line)["message"])
+        except ValueError:
+            said.append("…")
+    return said
+
+
 def look(folder: Path, shown: int, patience_s: float) -> None:
-    """Print the lines after the first `shown`, and the result; wait up to `patience_s` until there is any of it."""
-    progress, result = folder / "progress.jsonl", folder / "result.json"
+    """Print what was said after `shown` lines, and the result; wait up to `patience_s` until there is any of it."""
+    result = folder / "result.json"
     until = time.monotonic() + patience_s
     while True:
         # In this order: a module that is dead writes no more, and one with a result has said all that it had to say.
         alive = _alive(folder)
         done = json.loads(result.read_text(encoding="utf-8")) if result.exists() else None
-        lines = progress.read_text(encoding="utf-8").split("\n")[shown:-1] if progress.exists() else []
-        if lines or done or not alive or time.monotonic() > until:
-            messages = [json.loads(line)["message"] for line in lines]
-            print(json.dumps({"alive": alive, "messages": messages, "result": done}))
+        said = messages(folder / "progress.jsonl", shown)
+        if said or done or not alive or time.monotonic() > until:
+            print(json.dumps({"alive": alive, "messages": said, "result": done}))
             return
         time.sleep(POLL_S)
 

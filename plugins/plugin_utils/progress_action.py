@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
 import tempfile
@@ -18,7 +17,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.sre.runbooks.plugins.plugin_utils.job import Job
-from ansible_collections.sre.runbooks.plugins.plugin_utils.job_keeper import PREFIX
+from ansible_collections.sre.runbooks.plugins.plugin_utils.job_keeper import PREFIX, messages
 
 FOLLOW_S = 0.2
 LOCAL_CONNECTIONS = ("local", "ansible.builtin.local", "ansible.legacy.local")
@@ -118,11 +117,9 @@ def _follow(path: Path, done: threading.Event, say: Callable[[str], None]) -> No
     shown = 0
     while True:
         last = done.is_set()
-        if path.exists():
-            lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-            for line in lines[shown:]:
-                say(json.loads(line)["message"])
-            shown = len(lines)
+        for message in messages(path, shown):
+            say(message)
+            shown += 1
         if last:
             return
         done.wait(FOLLOW_S)

@@ -62,6 +62,14 @@ def test_a_line_is_said_once_and_in_order(connection: Connection, tmp_path: Path
     assert said == ["one", "two"]
 
 
+def test_a_line_that_a_full_disk_has_cut_stops_nobody(connection: Connection, tmp_path: Path) -> None:
+    said: list[str] = []
+    file = tmp_path / "job" / "progress.jsonl"
+    lines = """'{"mess' '{"message": "two"}'"""
+    begin(connection, tmp_path / "job", said).run(sys.executable, f"printf '%s\\n' {lines} > {file}", b"")
+    assert said == ["…", "two"]
+
+
 def test_a_host_that_never_answers_again_ends_the_run_and_not_the_work(
     connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
