@@ -30,6 +30,9 @@ options:
     description: Drop those whose hour has passed.
     type: bool
     default: false
+  progress_file:
+    description: File for progress lines. Given by the action plugin.
+    type: path
 """
 
 EXAMPLES = r"""
@@ -74,6 +77,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.arguments 
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.plan import Plan
+from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
 
 
 def main() -> None:
@@ -81,6 +85,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             **login_spec(), "database": {"type": "str"}, "drop_expired": {"type": "bool", "default": False},
+            "progress_file": {"type": "path"},
         },
         supports_check_mode=True,
     )
@@ -92,7 +97,9 @@ def main() -> None:
         for one in expired:
             plan.add("drop the expired database", one["name"], f"{one['size_bytes']} bytes", "absent", False)
         if not module.check_mode:
-            drop_kept(login, [one["name"] for one in expired])
+            names = [one["name"] for one in expired]
+            with Progress(module.params["progress_file"]).during(lambda: f"dropping {', '.join(names)}"):
+                drop_kept(login, names)
     except RunbookError as error:
         module.fail_json(msg=str(error), error=error.context)
     module.exit_json(

@@ -79,7 +79,7 @@ def test_a_host_that_never_answers_again_ends_the_run_and_not_the_work(
     said: list[str] = []
     with pytest.raises(AnsibleConnectionFailure, match=r"store has not answered for .*works on.*same command again"):
         begin(connection, tmp_path / "job", said).run(sys.executable, f"sleep 0.5; touch {tmp_path}/done", b"")
-    assert len(said) > 1
+    assert said
     assert machine.wait_for((tmp_path / "job" / "result.json").exists, 30)
     assert (tmp_path / "done").exists()
 
