@@ -148,7 +148,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 plan:
-  description: The steps, each with C(step), C(target), C(before), C(after), C(reversible).
+  description:
+    - The steps, each with C(step), C(target), C(before), C(after), C(reversible).
+    - Outside check mode also C(at), when they were carried out.
   returned: success
   type: list
   elements: dict
@@ -236,6 +238,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.arguments import login_spec
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.run.moments import now
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
 
 
@@ -294,7 +297,8 @@ def main() -> None:
         result = restore.reach(module.params["state"])
     except RunbookError as error:
         module.fail_json(msg=str(error), error=error.context)
-    module.exit_json(changed=bool(result.plan), diff=result.plan.diff(), **result.as_dict())
+    plan = result.plan.as_list("" if module.check_mode else now())
+    module.exit_json(changed=bool(plan), diff=result.plan.diff(), **{**result.as_dict(), "plan": plan})
 
 
 if __name__ == "__main__":

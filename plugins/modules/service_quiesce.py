@@ -73,7 +73,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 plan:
-  description: The steps, each with C(step), C(target), C(before), C(after), C(reversible).
+  description:
+    - The steps, each with C(step), C(target), C(before), C(after), C(reversible).
+    - Outside check mode also C(at), when they were carried out.
   returned: success
   type: list
   elements: dict
@@ -97,6 +99,7 @@ import contextlib
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.run.moments import now
 from ansible_collections.sre.runbooks.plugins.module_utils.run.plan import Plan
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
 from ansible_collections.sre.runbooks.plugins.module_utils.service.control import service_of
@@ -134,8 +137,9 @@ def main() -> None:
                     record = service.release(module.params["record"])
     except RunbookError as error:
         module.fail_json(msg=str(error), error=error.context)
+    done_at = "" if module.check_mode else now()
     module.exit_json(
-        changed=bool(plan), plan=plan.as_list(), diff=plan.diff(), record={"target": name, **record}, notes=notes
+        changed=bool(plan), plan=plan.as_list(done_at), diff=plan.diff(), record={"target": name, **record}, notes=notes
     )
 
 

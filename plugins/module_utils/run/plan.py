@@ -41,9 +41,14 @@ class Plan:
     def __bool__(self) -> bool:
         return bool(self.steps)
 
-    def as_list(self) -> list[dict[str, Any]]:
-        """The steps as plain dictionaries, for a module's result."""
-        return [asdict(step) for step in self.steps]
+    def as_list(self, done_at: str = "") -> list[dict[str, Any]]:
+        """The steps as plain dictionaries, for a module's result.
+
+        Args:
+            done_at: when they were carried out, as text; empty for steps that are only planned. It stands in each as
+                `at`, because their records are often written later, when nobody waits any more.
+        """
+        return [{**asdict(step), **({"at": done_at} if done_at else {})} for step in self.steps]
 
     def diff(self) -> dict[str, str]:
         """The plan in the shape that Ansible's diff mode prints."""

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,11 @@ def test_check_run_check_run_stops_once_and_brings_exactly_that_back(
     checked = call_module("service_quiesce", arguments, check_mode=True)
     assert checked["changed"]
     assert read_process(pid)
+    began = datetime.now(UTC).replace(microsecond=0)
     stopped = call_module("service_quiesce", arguments)
+    done_at = datetime.fromisoformat(stopped["plan"][0].pop("at"))
     assert stopped["plan"] == checked["plan"]
+    assert began <= done_at <= datetime.now(UTC)
     assert stopped["record"] == checked["record"]
     assert stopped["record"]["pid"] == pid
     assert read_process(pid) is None

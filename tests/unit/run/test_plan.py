@@ -10,6 +10,13 @@ def test_an_empty_plan_says_that_there_is_nothing_to_do():
     assert Plan().as_list() == []
 
 
+def test_steps_that_were_carried_out_say_when_and_planned_ones_do_not():
+    plan = Plan()
+    plan.add("stop the service", "orders", "running", "stopped")
+    assert plan.as_list("2026-11-21T14:52:23.393Z")[0]["at"] == "2026-11-21T14:52:23.393Z"
+    assert "at" not in plan.as_list()[0]
+
+
 def test_steps_keep_their_order_and_stand_in_the_diff():
     plan = Plan()
     plan.add("rename database", "orders_db", before="orders_db", after="orders_db__retired")
