@@ -66,8 +66,8 @@ CACHE = """
 select blks_hit as hits, blks_read as reads from pg_stat_database where datname = current_database()"""
 
 # From PostgreSQL 16 on the server tells what clients read block by block from their scans of large tables, which pass
-# through a ring of their own and throw nothing out of the cache. So most of a backup, which reads everything once, is not
-# taken for a cache that is too small. Since 18 `reads` counts operations of several blocks, and `read_bytes` is there.
+# through a ring of their own and throw nothing out of the cache. So most of a backup, which reads everything once, is
+# not taken for a cache that is too small. Since 18 `reads` counts operations of several blocks; `read_bytes` is new.
 CACHE_BY_CONTEXT = """
 select coalesce(sum(hits), 0)::bigint as hits,
        coalesce(sum(coalesce((to_jsonb(io) ->> 'read_bytes')::numeric / current_setting('block_size')::int,
