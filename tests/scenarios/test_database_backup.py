@@ -120,27 +120,38 @@ def test_after_kill_the_same_command_is_refused_while_the_module_lives_and_goes_
     assert not list(backups.store.rglob(".partial-*"))
 
 
-def test_a_store_on_another_machine_is_backed_up_into_without_silence(backups, ssh_server: SshServer):
-    """A80 B39 ⚠: over real ssh. The dump waits for a table that somebody else wants until its progress was read here."""
+def _over_ssh(backups, server: SshServer) -> subprocess.Popen[str]:
+    """A backup of the orders into a store on another machine, while somebody else wants the table for itself."""
     overlay = backups.folder / "over-ssh.yml"
-    host = {**ssh_server.variables(), "ansible_python_interpreter": "{{ ansible_playbook_python }}"}
+    host = {**server.variables(), "ansible_python_interpreter": "{{ ansible_playbook_python }}"}
     overlay.write_text(yaml.safe_dump({"stores": {"hosts": {"remote-store": host}}}), encoding="utf-8")
-    argv = backups.argv("database_backup", "-i", str(overlay), "-e", "target=orders-db", "-vvv")
+    return subprocess.Popen(
+        backups.argv("database_backup", "-i", str(overlay), "-e", "target=orders-db", "-vvv"), cwd=REPOSITORY,
+        env=backups.environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, start_new_session=True,
+    )
+
+
+def _read_until(child: subprocess.Popen[str], beginning: str) -> str:
+    """What it shows up to a line that begins like this."""
+    shown = ""
+    for line in child.stdout:
+        shown += line
+        if line.startswith(beginning):
+            return shown
+    raise AssertionError(f"{beginning!r} never came:\n{shown[-3000:]}")
+
+
+def test_a_store_on_another_machine_is_backed_up_into_without_silence(backups, ssh_server: SshServer):
+    """A80 B39 ⚠: over real ssh. The dump waits for a table that somebody else has until its progress was read here."""
     with connect(backups.server.login.at(backups.name), "tests", autocommit=False) as migration:
         migration.execute("LOCK TABLE orders")
-        child = subprocess.Popen(
-            argv, cwd=REPOSITORY, env=backups.environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True,
-        )
-        shown = []
-        for line in child.stdout:
-            shown.append(line)
-            if line.startswith("  orders-db: attempt 1 of 5"):
-                break
+        child = _over_ssh(backups, ssh_server)
+        output = _read_until(child, "  orders-db: attempt 1 of 5")
         written = ssh_server.written()
-        assert "progress.jsonl" in [path.name for path in written], "".join(shown)[-3000:]
+        assert "progress.jsonl" in [path.name for path in written]
         assert not [path for path in written if backups.password.encode() in path.read_bytes()]
-    output = "".join(shown) + child.stdout.read()
+    output += child.stdout.read()
     assert child.wait() == 0, output[-3000:]
     assert "  orders-db: dumping 1 tables in snapshot" in output
     assert "orders-db: DONE." in output
@@ -148,3 +159,17 @@ def test_a_store_on_another_machine_is_backed_up_into_without_silence(backups, s
     (folder,) = backups.folders("orders-db")
     assert read_manifest(folder).database.name == backups.name
     assert ssh_server.written() == []
+
+
+def test_an_interrupted_backup_on_another_machine_leaves_nothing(backups, ssh_server: SshServer):
+    """Ctrl-C; over ssh it does not reach the module by itself."""
+    with connect(backups.server.login.at(backups.name), "tests", autocommit=False) as migration:
+        migration.execute("LOCK TABLE orders")
+        child = _over_ssh(backups, ssh_server)
+        _read_until(child, "  orders-db: attempt 1 of 5")
+        child.send_signal(signal.SIGINT)
+        child.stdout.read()
+        assert child.wait() != 0
+        assert machine.wait_for(lambda: not ssh_server.written(), 60), ssh_server.written()
+    # The folder of its job is removed only when no process of it is alive.
+    assert not list(backups.store.rglob(".partial-*"))
