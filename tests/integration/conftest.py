@@ -6,6 +6,7 @@
 |---|---|---|
 | `server_folder` | session | a folder for servers of a test's own: `PostgresServer(server_folder / "mine")` |
 | `postgresql_server` | session | a started `lab.postgresql.PostgresServer`; leave it as you found it |
+| `older_server` | session | a started server of an older major version; skips the test where none is installed |
 | `redis_server` | session | a started `lab.redis.RedisServer` |
 | `database` | function | a `Login` of the superuser on an empty database of its own, dropped afterwards |
 """
@@ -17,6 +18,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login, connect, identifier
@@ -25,6 +27,18 @@ from psycopg import sql
 from lab import machine
 from lab.postgresql import PostgresServer
 from lab.redis import RedisServer
+
+OLDER = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+
+
+class OlderServer(PostgresServer):
+    """Debian's oldest server that is installed."""
+
+    LOCALE: ClassVar[tuple[str, ...]] = ("--locale", "C.UTF-8")
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, settings={"fsync": "off", "shared_buffers": "16MB", "max_connections": "30"})
+        self.bin_directory = OLDER[0].parent
 
 
 def _end(folder: Path) -> None:
@@ -56,6 +70,15 @@ def postgresql_server(server_folder: Path) -> Iterator[PostgresServer]:
         "fsync": "off", "track_io_timing": "on",
     }
     with PostgresServer(server_folder / "shared-postgresql", settings=settings) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def older_server(server_folder: Path) -> Iterator[PostgresServer]:
+    """A server of an older major version, with its own client programs."""
+    if not OLDER:
+        pytest.skip("No older server is installed: apt-get install postgresql has one.")
+    with OlderServer(server_folder / "older-postgresql") as server:
         yield server
 
 

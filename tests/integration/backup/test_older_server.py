@@ -4,50 +4,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login, connect
 
 from lab.postgresql import PostgresServer
 
-INSTALLED = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
-
-
-class OlderServer(PostgresServer):
-    """Debian's oldest server that is installed."""
-
-    LOCALE: ClassVar[tuple[str, ...]] = ("--locale", "C.UTF-8")
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder, settings={"fsync": "off", "shared_buffers": "16MB", "max_connections": "30"})
-        self.bin_directory = INSTALLED[0].parent
-
 
 @pytest.fixture(scope="module")
-def older(server_folder: Path) -> Iterator[Login]:
+def older(older_server: PostgresServer) -> Login:
     """A database on an older server."""
-    if not INSTALLED:
-        pytest.skip("No older server is installed: apt-get install postgresql has one.")
-    with OlderServer(server_folder / "older") as server:
-        with connect(server.login, "tests") as connection:
-            connection.execute("CREATE DATABASE shop")
-        with connect(server.login.at("shop"), "tests") as connection:
-            connection.execute(
-                "CREATE TABLE orders (id serial, at timestamptz DEFAULT now());"
-                "INSERT INTO orders SELECT FROM generate_series(1, 500);"
-                "COMMENT ON DATABASE shop IS 'the owner''s words'"
-            )
-        yield server.login.at("shop")
+    with connect(older_server.login, "tests") as connection:
+        connection.execute("CREATE DATABASE shop")
+    with connect(older_server.login.at("shop"), "tests") as connection:
+        connection.execute(
+            "CREATE TABLE orders (id serial, at timestamptz DEFAULT now());"
+            "INSERT INTO orders SELECT FROM generate_series(1, 500);"
+            "COMMENT ON DATABASE shop IS 'the owner''s words'"
+        )
+    return older_server.login.at("shop")
 
 
 def test_a_database_of_an_older_server_is_backed_up_proven_and_brought_back(
-    older: Login, call_module: Callable[..., dict[str, Any]], backup_arguments: Callable[..., dict[str, Any]]
+    older: Login, older_server: PostgresServer, call_module: Callable[..., dict[str, Any]],
+    backup_arguments: Callable[..., dict[str, Any]],
 ) -> None:
     """A80 B43 ⚠: pg_dump knows compression by a word, such as gzip:1, only since 16."""
-    arguments = backup_arguments(older, postgresql_bin_directory=str(INSTALLED[0].parent))
+    arguments = backup_arguments(older, postgresql_bin_directory=str(older_server.bin_directory))
     made = call_module("pg_backup", {**arguments, "fingerprints": True})
     assert made.get("backup", {}).get("rows") == 500, made
     drill = {name: value for name, value in arguments.items() if name != "database"}

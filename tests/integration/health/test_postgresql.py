@@ -374,6 +374,20 @@ def test_dump_that_reads_everything_from_disk_is_not_a_cache_that_is_too_small(
     assert check["evidence"]["reads"] < read / 10
 
 
+def test_server_before_16_tells_its_cache_hits_by_database(older_server, probe, tmp_path, monkeypatch):
+    """B5: a server that does not tell scans of large tables apart is measured all the same."""
+    monkeypatch.setattr(samples, "APART_S", 0.0)
+    login, file = older_server.login, tmp_path / "samples.json"
+    with connect(login, "tests") as connection:
+        if connection.info.server_version >= 160000:
+            pytest.skip("The older server that is installed tells them apart as well.")
+        probe(measured(login, "cache_hit_percent"), samples_file=file)
+        for _unused in range(3):
+            connection.execute("select count(*) from pg_class, pg_namespace")
+    check = probe(measured(login, "cache_hit_percent"), samples_file=file)["monitor.cache_hit_percent"]
+    assert check["status"] == "ok"
+
+
 def test_database_whose_name_needs_quoting_is_measured_like_any_other(postgresql_server, probe):
     admin = postgresql_server.login
     with connect(admin, "tests") as connection:
