@@ -38,7 +38,7 @@ def test_a_failing_program_raises_with_its_code_and_the_last_lines_it_printed():
 
 def test_a_program_that_somebody_killed_is_said_to_be_killed():
     with pytest.raises(RunbookError, match="was killed by signal 9: it printed no error"):
-        run(python("import os; os.kill(os.getpid(), 9)"), timeout_s=10)
+        process.run(python("import os; os.kill(os.getpid(), 9)"), timeout_s=10)
 
 
 def test_a_program_that_does_not_exist_is_named():
