@@ -217,7 +217,8 @@ options:
                 V(idle_in_transaction_seconds), V(blocked_sessions), V(cache_hit_percent), V(replication_lag_seconds),
                 V(wraparound_percent), V(invalid_indexes), V(dead_tuples_percent), V(size_bytes), V(slow_statements).
               - For V(redis) V(hit_percent), V(memory_percent), V(evictions_per_second), V(persistence_errors).
-              - V(all) takes all of the kind; what does not apply to the server is then a line in RV(not_measured).
+              - V(all) takes all of the kind; what does not apply to the server is then a line in RV(not_measured), or
+                V(unknown) where its name stands beside V(all). So name V(replication_lag_seconds) where standbys are.
             type: list
             elements: str
             default: []

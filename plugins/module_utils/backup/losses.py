@@ -30,9 +30,9 @@ JOIN pg_stat_all_tables AS s ON s.relid = c.oid WHERE c.relkind = 'r' AND {OURS}
 """  # noqa: S608
 COUNTERS = f"""
 SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name,
-       s.n_tup_ins AS inserted, s.n_tup_upd AS updated, s.n_tup_del AS deleted
-FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-JOIN pg_stat_all_tables AS s ON s.relid = c.oid WHERE c.relkind = 'r' AND {OURS} ORDER BY 2, 3
+       pg_stat_get_tuples_inserted(c.oid) AS inserted, pg_stat_get_tuples_updated(c.oid) AS updated,
+       pg_stat_get_tuples_deleted(c.oid) AS deleted
+FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.relkind = 'r' AND {OURS} ORDER BY 2, 3
 """  # noqa: S608
 # A crash empties the tables' counters without a trace of its own, and sets those of the background writer anew.
 SINCE = """
