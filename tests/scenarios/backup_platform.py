@@ -7,7 +7,7 @@
 | `backups` | function | `Backups`: `orders-db` (odd name), `local-db` (store on its server), `broken-db` (no login) |
 | `small_disk` | function | a folder on a file system of 64 MB (root only) |
 | `small_server` | function | a PostgreSQL server on a file system of 100 MB (root only) |
-| `small_space` | function | a file system of 24 MB onto which the orders' database was moved (root only) |
+| `small_space` | function | a file system of 10 MB onto which the table of orders was moved (root only) |
 """
 
 from __future__ import annotations
@@ -235,13 +235,14 @@ def small_server(server_place: Path) -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def small_space(backups: Backups, server_place: Path) -> Iterator[Path]:
-    for folder in _mounted(server_place / "small", "24m"):
+    # A table's own tablespace is where no preflight looks.
+    for folder in _mounted(server_place / "small", "10m"):
         space = machine.make_folder(folder / "space", machine.unprivileged_user())
         backups.sql(f"CREATE TABLESPACE small LOCATION '{space}'", "postgres")
-        backups.sql(f'ALTER DATABASE {QUOTED} SET TABLESPACE small', "postgres")
+        backups.sql("ALTER TABLE orders SET TABLESPACE small")
         yield folder
-        for row in backups.sql("SELECT datname FROM pg_database JOIN pg_tablespace AS t ON t.oid = dattablespace"
-                               " WHERE spcname = 'small'", "postgres"):
+        for row in backups.sql("SELECT datname FROM pg_database WHERE oid IN (SELECT pg_tablespace_databases(oid)"
+                               " FROM pg_tablespace WHERE spcname = 'small')", "postgres"):
             with connect(backups.server.login, "tests") as connection:
                 connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(identifier(row["datname"])))
         backups.sql("DROP TABLESPACE small", "postgres")

@@ -47,8 +47,8 @@ def open_connections(login: Login, snapshot_id: str | None, number: int) -> list
     for _unused in range(number):
         connection = connect(login, "count")
         connections.append(connection)
-        connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         if snapshot_id:
+            connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(snapshot_id))
     return connections
 
@@ -57,7 +57,7 @@ class TableCounter:
     """Counts tables in threads, one for each connection; `result` waits for them.
 
     Args:
-        connections: each in a transaction; `close` closes them.
+        connections: `close` closes them.
         relations: what to count; kinds whose rows no dump holds come back with `rows` None.
         fingerprints: take them too.
     """
@@ -132,10 +132,11 @@ class TableCounter:
 
     def _count(self, connection: Any, relation: Relation) -> Table:
         fingerprint = sql.SQL(FINGERPRINT if self._fingerprints else "NULL")
-        row = connection.execute(
-            sql.SQL("SELECT count(*) AS rows, {} AS fingerprint FROM ONLY {} AS sre_runbooks_row").format(
-                fingerprint, identifier(relation.schema, relation.name)
-            )
-        ).fetchone()
+        query = sql.SQL("SELECT count(*) AS rows, {} AS fingerprint FROM ONLY {} AS sre_runbooks_row").format(
+            fingerprint, identifier(relation.schema, relation.name)
+        )
+        # Going back to before it lets go of the table's lock: a server has room for so many and no more.
+        with connection.transaction(force_rollback=True):
+            row = connection.execute(query).fetchone()
         text = (row["fingerprint"] or "0") if self._fingerprints else None
         return Table(relation.schema, relation.name, relation.kind, row["rows"], text)

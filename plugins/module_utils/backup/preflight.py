@@ -39,6 +39,13 @@ SELECT current_setting('server_version_num')::int / 10000 AS major, pg_is_in_rec
        EXISTS (SELECT FROM pg_collation WHERE collprovider = 'i') AS icu
 """
 LOCALES = "SELECT to_jsonb(d) AS row FROM pg_database AS d"
+# Who may not read the settings does not see the row; the tablespaces of the data directory have no place of their own.
+DISK = """
+SELECT pg_backend_pid() AS pid, inet_client_port() AS port,
+       coalesce(nullif((SELECT pg_tablespace_location(oid) FROM pg_tablespace WHERE spcname = %s), ''),
+                (SELECT setting FROM pg_settings WHERE name = 'data_directory')) AS directory
+"""
+
 
 @dataclass(frozen=True)
 class Server:
@@ -91,15 +98,15 @@ def needed_bytes(manifest: Manifest, live_bytes: int | None) -> int:
     return round(ROOM * (manifest.database.size_bytes or max(manifest.total_bytes * INFLATION, live_bytes or 0)))
 
 
-def free_bytes(connection: Connection) -> int | None:
-    """Free disk of the server's data directory; None when that disk cannot be read from here.
+def free_bytes(connection: Connection, tablespace: str) -> int | None:
+    """Free disk where the server keeps that tablespace; None when that disk cannot be read from here.
 
     Free disk cannot be read over libpq. It is read only where the server is proven to run on this very machine: the
     process that serves this connection is seen here, with our own port in its title.
     """
-    row = connection.execute(
-        "SELECT pg_backend_pid() AS pid, inet_client_port() AS port, current_setting('data_directory') AS directory"
-    ).fetchone()
+    row = connection.execute(DISK, [tablespace]).fetchone()
+    if row["directory"] is None:
+        return None
     try:
         title = Path(f"/proc/{row['pid']}/cmdline").read_bytes().decode("utf-8", "replace")
         if not title.startswith("postgres") or (row["port"] and f"({row['port']})" not in title):

@@ -160,6 +160,12 @@ class Restore:
         }
         properties = manifest.database
         if position.live:
+            if not position.live.allows:
+                raise RunbookError(
+                    f"The database {request.database!r} allows no connections, and its sequences must be read.",
+                    f"Run there: ALTER DATABASE {identifier(request.database).as_string()} ALLOW_CONNECTIONS true; "
+                    "(its consumers are stopped before the exchange), then run the same command again.",
+                )
             properties = read_properties(self.swap.connection, request.database)
             with connect(request.login.at(request.database), "preflight") as live:
                 self.result.values["losses"] = losses(live, manifest, request.newest_row_query)
@@ -199,7 +205,7 @@ class Restore:
     def _preflight(self, manifest: Manifest, properties: Properties, position: Position) -> preflight.Findings:
         request = self.request
         server = preflight.read_server(self.swap.connection, request.database)
-        free = preflight.free_bytes(self.swap.connection)
+        free = preflight.free_bytes(self.swap.connection, properties.tablespace)
         if free is None:
             free = request.free_bytes
         if free is not None:  # a copy that is there takes its room already, or gives it back
@@ -542,7 +548,8 @@ def list_kept(login: Login, moment: datetime) -> list[dict[str, Any]]:
     with connect(login, "retired") as connection:
         rows = connection.execute(
             "SELECT datname AS name, shobj_description(oid, 'pg_database') AS comment,"
-            " pg_database_size(oid) AS size_bytes FROM pg_database ORDER BY datname"
+            " pg_database_size(oid) AS size_bytes FROM pg_database"
+            " WHERE shobj_description(oid, 'pg_database') LIKE '%sre.runbooks: %' ORDER BY datname"
         ).fetchall()
     for row in rows:
         _unused, marker = markers.split(row["comment"])

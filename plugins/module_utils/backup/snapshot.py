@@ -126,6 +126,15 @@ def hold_snapshot(login: Login) -> Iterator[HeldSnapshot]:
             raise RetryError(f"a table stayed locked by somebody for {LOCK_TIMEOUT_S} s") from error
         except errors.DeadlockDetected as error:
             raise RetryError("another session and this one waited for each other's tables") from error
+        except errors.OutOfMemory as error:
+            connection.execute("ROLLBACK")
+            most = connection.execute("SHOW max_locks_per_transaction").fetchone()["max_locks_per_transaction"]
+            raise RunbookError(
+                f"{login.database} has {len(relations)} tables, more than its server can lock at once: its"
+                f" max_locks_per_transaction is {most}.",
+                "Raise it there (each of max_connections brings that many) and restart the server.",
+                tables=len(relations),
+            ) from error
         except errors.InsufficientPrivilege as error:
             raise RunbookError(
                 f"{login.place} may not read every table: {first_line(error)}.",

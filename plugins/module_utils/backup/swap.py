@@ -43,10 +43,14 @@ RECOVERY_S = 60.0
 # The server's own mark on a database whose dropping was begun: it can only be dropped.
 INVALID = -2
 
+# Other people's names and comments are left alone: they may be in the encoding of another database.
 DATABASES = """
 SELECT d.datname AS name, d.oid::bigint AS oid, shobj_description(d.oid, 'pg_database') AS comment,
        d.datallowconn AS allows, d.datconnlimit AS connection_limit
-FROM pg_database AS d ORDER BY d.datname
+FROM pg_database AS d
+WHERE d.datname = %(database)s OR d.datname LIKE '%%\\_\\_restoring\\_%%'
+   OR shobj_description(d.oid, 'pg_database') LIKE '%%sre.runbooks: %%'
+ORDER BY d.datname
 """
 END_SESSIONS = """
 SELECT pid, usename AS user, application_name AS application, pg_terminate_backend(pid) AS asked
@@ -226,8 +230,21 @@ class Swap:
         self.connection = connect(login, "swap")
 
     def position(self) -> Position:
-        """Where it stands now."""
-        return read_position(self.connection.execute(DATABASES).fetchall(), self.database)
+        """Where it stands now.
+
+        Raises:
+            RunbookError: the comment of the database cannot be read, and so could not be kept.
+        """
+        try:
+            rows = self.connection.execute(DATABASES, {"database": self.database}).fetchall()
+        except UnicodeDecodeError as error:
+            raise RunbookError(
+                f"The comment on the database {self.database!r} was written in another encoding than that of "
+                f"{self.login.database}, and cannot be read from there.",
+                f"Write it anew in a session in {self.login.database} (COMMENT ON DATABASE … IS …), then run the same "
+                "command again.",
+            ) from error
+        return read_position(rows, self.database)
 
     @contextlib.contextmanager
     def alone(self, wait_s: float) -> Iterator[None]:

@@ -182,6 +182,7 @@ class Scanner:
         self._folder, self._inflate = folder, inflate
         # Taken from the end: the largest first, so that the threads end together.
         self._todo = sorted(files, key=lambda file: file.bytes)
+        self._unread = {file.path for file in self._todo}
         self.total_bytes = sum(file.bytes for file in self._todo)
         self.done_bytes = 0
         self.duration_s = 0.0
@@ -206,10 +207,18 @@ class Scanner:
             raise FindingError(CORRUPT, _some(sorted(self.bytes_problems)))
 
     def wait(self) -> None:
-        """Wait until all files are read, then `check`."""
+        """Wait until all files are read, then `check`; a file that nobody read to its end is no proof.
+
+        Raises:
+            FindingError: as `check`, and where a file was not read.
+        """
         for thread in self._threads:
             thread.join()
         self.check()
+        if self._unread:
+            raise FindingError(
+                UNVERIFIABLE, f"{len(self._unread)} files were not read to their end: {_some(sorted(self._unread))}"
+            )
 
     def close(self) -> None:
         """Begin no further file, and wait for those that are being read."""
@@ -243,6 +252,7 @@ class Scanner:
             self.bytes_problems.append(f"{file.path} has another SHA-256 than in the manifest")
         elif problem:
             self.archive_problems.append(f"{file.path}: {problem}")
+        self._unread.discard(file.path)
 
 
 class Verification:
@@ -323,9 +333,10 @@ class Verification:
         """Prove manifest, names and small files, and begin to read the data files."""
         manifest = self._read_manifest()
         compare_names(manifest, files_below(self._folder))
-        data = [file for file in manifest.files if file.path.endswith((".gz", ".dat")) and file.path != CONTENTS]
-        small = Scanner(self._folder, [file for file in manifest.files if file not in data], False, 1)
-        small.wait()
+        data, small = [], []
+        for file in manifest.files:
+            (data if file.path.endswith((".gz", ".dat")) and file.path != CONTENTS else small).append(file)
+        Scanner(self._folder, small, False, 1).wait()
         self._scanner = Scanner(self._folder, data, self._reaches("archive"), self._drill.jobs)
         whole = size_words(manifest.total_bytes)
         self._activity = lambda: f"reading files: {size_words(self._scanner.done_bytes)} of {whole}"
@@ -367,7 +378,9 @@ class Verification:
         try:
             entries = read_contents(self._tools, self._folder / DATA)
         except RunbookError as error:
-            raise FindingError(CORRUPT, f"the table of contents cannot be read: {error.message}") from error
+            # A program that is missing, was killed or took too long says nothing about what it read.
+            verdict = CORRUPT if error.context.get("returncode", 0) > 0 else UNVERIFIABLE
+            raise FindingError(verdict, f"the table of contents cannot be read: {error.message}") from error
         compare_entries(self.manifest, entries, (file.path for file in self.manifest.files))
         return f"{sum(entry.kind == 'TABLE DATA' for entry in entries)} tables with data, every block inflated"
 

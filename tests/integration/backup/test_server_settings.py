@@ -10,12 +10,15 @@ from typing import Any
 
 import psycopg
 import pytest
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.counts import TableCounter, open_connections
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.snapshot import hold_snapshot
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import (
     Login,
     connect,
     identifier,
     tool_options,
 )
+from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from psycopg import sql
 
 from lab.postgresql import PostgresServer
@@ -90,3 +93,36 @@ def test_a_callers_own_service_or_address_does_not_lead_a_backup_elsewhere(
     monkeypatch.setenv("PGHOSTADDR", "127.0.0.2")
     result = call_module("pg_backup", backup_arguments(database))
     assert "backup" in result, result
+
+
+def test_a_count_lets_go_of_each_table_when_it_is_done_with_it(filled: Login) -> None:
+    """A server has room for so many locks and no more; a count of 20,000 tables would take them all."""
+    connections = open_connections(filled, None, 1)
+    with connect(filled, "tests") as connection, hold_snapshot(filled) as held:
+        connections += open_connections(filled, held.snapshot.id, 1)
+        counter = TableCounter(connections, held.relations, fingerprints=False)
+        try:
+            counter.start()
+            assert len(counter.result()) == len(held.relations)
+            locks = connection.execute(
+                "SELECT count(*) AS n FROM pg_locks WHERE locktype = 'relation' AND pid = ANY(%s)",
+                [[one.info.backend_pid for one in connections]],
+            ).fetchone()
+        finally:
+            counter.close()
+    assert locks["n"] == 0
+
+
+def test_more_tables_than_a_server_can_lock_are_refused_with_the_setting_to_raise(server_folder: Path) -> None:
+    settings = {"max_locks_per_transaction": "10", "max_connections": "10", "shared_buffers": "1MB", "fsync": "off"}
+    with PostgresServer(server_folder / "few-locks", settings=settings) as server:
+        with connect(server.login, "tests") as connection:
+            for number in range(15):
+                connection.execute(
+                    f"DO $$ BEGIN FOR i IN 1..200 LOOP EXECUTE format('CREATE TABLE t{number}_%s ()', i);"
+                    " END LOOP; END $$"
+                )
+        with pytest.raises(RunbookError) as caught, hold_snapshot(server.login):
+            pass
+    assert "3000 tables" in caught.value.message
+    assert "max_locks_per_transaction is 10" in caught.value.message

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from ansible_collections.sre.runbooks.plugins.module_utils.backup import marker
+from ansible_collections.sre.runbooks.plugins.module_utils.backup import marker, verify
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.archive import (
     Entry,
     hash_and_inflate,
@@ -35,6 +36,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import T
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import Verdict, append_verdict
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verify import (
     FindingError,
+    Scanner,
     compare_entries,
     compare_names,
     verdict_of_restore_error,
@@ -167,6 +169,18 @@ def test_every_block_is_inflated_to_its_end(tmp_path: Path, data: bytes, words: 
 
 OURS = marker.join(None, marker.Marker(marker.SCRATCH, "", "x"))
 LIVE = marker.join(None, marker.Marker(marker.RETIRED, "", "x"))
+
+
+def test_a_file_that_nobody_read_to_its_end_is_no_proof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A thread that dies (memory, a defect) takes its file with it."""
+    (tmp_path / "a.dat").write_bytes(b"a")
+    wanted = [File("a.dat", 1, hashlib.sha256(b"a").hexdigest())]
+    monkeypatch.setattr(threading, "excepthook", lambda _unused: None)
+    Scanner(tmp_path, wanted, False, 1).wait()
+    monkeypatch.setattr(verify, "hash_file", lambda _unused: memoryview(b"")[1])
+    with pytest.raises(FindingError, match=r"a\.dat") as caught:
+        Scanner(tmp_path, wanted, False, 1).wait()
+    assert caught.value.verdict == "unverifiable"
 
 
 @pytest.mark.parametrize(
