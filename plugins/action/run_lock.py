@@ -9,6 +9,7 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 from ansible_collections.sre.runbooks.plugins.module_utils.run.lock import alive, machine
 from ansible_collections.sre.runbooks.plugins.plugin_utils.dead_run import end_dead_run
+from ansible_collections.sre.runbooks.plugins.plugin_utils.old_python import explained
 from ansible_collections.sre.runbooks.plugins.plugin_utils.run_action import RunAction
 
 
@@ -21,7 +22,8 @@ class ActionModule(RunAction):
         """The module's result."""
         ActionBase.run(self, tmp, task_vars)
         variables, arguments = task_vars or {}, dict(self._task.args)
-        result = self._execute_module(module_args=arguments, task_vars=variables)
+        where = str(self._task.delegate_to or variables["inventory_hostname"])
+        result = explained(self._execute_module(module_args=arguments, task_vars=variables), where)
         refused = (result.get("error") or {}).get("holder") if result.get("failed") else None
         if refused and alive({**refused, **(refused.get("process") or {})}, machine()) is False:
             result = self._execute_module(module_args={**arguments, "gone": refused["run"]}, task_vars=variables)

@@ -18,6 +18,7 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.sre.runbooks.plugins.plugin_utils.job import Job
 from ansible_collections.sre.runbooks.plugins.plugin_utils.job_keeper import PREFIX, messages
+from ansible_collections.sre.runbooks.plugins.plugin_utils.old_python import explained
 
 FOLLOW_S = 0.2
 LOCAL_CONNECTIONS = ("local", "ansible.builtin.local", "ansible.legacy.local")
@@ -57,12 +58,17 @@ class ProgressAction(ActionBase):
         with work as path:
             if path:
                 arguments["progress_file"] = path
-            result.update(self._execute_module(module_args=arguments, task_vars=task_vars))
+            found = self._execute_module(module_args=arguments, task_vars=task_vars)
+        result.update(explained(found, self._host(task_vars)))
         return result
 
     def _arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002 - a subclass needs them
         """What the module is called with; a subclass may work something out first. The task's own stay as they are."""
         return dict(self._task.args)
+
+    def _host(self, task_vars: dict[str, Any]) -> str:
+        """Where the module works."""
+        return str(self._task.delegate_to or task_vars.get("inventory_hostname", ""))
 
     def _say(self, task_vars: dict[str, Any]) -> Callable[[str], None]:
         """Shows a line under the name of the host that the play is about, as long as somebody is there to read it."""
@@ -79,8 +85,7 @@ class ProgressAction(ActionBase):
         """Let the module called inside be a job on its host; gives its progress file."""
         place = self._remote_expand_user(self.get_shell_option("async_dir", default="~/.ansible_async"))
         folder = self._connection._shell.join_path(place, f"{PREFIX}{secrets.token_hex(8)}")
-        host = self._task.delegate_to or task_vars.get("inventory_hostname", "")
-        self._job = Job(super()._low_level_execute_command, folder, host, self._say(task_vars))
+        self._job = Job(super()._low_level_execute_command, folder, self._host(task_vars), self._say(task_vars))
         try:
             yield f"{folder}/progress.jsonl"
         finally:

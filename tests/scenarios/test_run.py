@@ -361,6 +361,28 @@ def test_a_lock_host_learns_from_the_controller_whether_the_holder_lives(operato
     assert any(f"its process {first.pid} is gone" in entry["data"]["text"] for entry in operator.records("message"))
 
 
+def test_a_host_whose_python_is_too_old_is_said_with_the_variable_that_names_another(operator: Operator) -> None:
+    """The real one at hand is made as old as it matters."""
+    operator.state.joinpath("sitecustomize.py").write_text("import datetime\ndel datetime.UTC\n")
+    python = operator.state / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={operator.state} exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    inventory = operator.state / "lock_host.yml"
+    host = {"ansible_connection": "local", "ansible_python_interpreter": str(python)}
+    inventory.write_text(json.dumps({"all": {"hosts": {"bastion": host}}}))
+    ended = operator.run("-i", str(inventory), target="orders-db", run_lock_host="bastion")
+    assert ended.returncode == 2
+    assert "The Python of bastion is older than 3.11" in error(ended.stdout)
+    assert "ansible_python_interpreter" in error(ended.stdout)
+    stopping = subprocess.run(
+        [ANSIBLE_PLAYBOOK.with_name("ansible"), "bastion", "-i", inventory, "-m", "sre.runbooks.service_quiesce", "-a",
+         json.dumps({"name": "orders", "control": {"driver": "process"}, "state": "quiesced"})],
+        cwd=REPOSITORY, env=operator.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        timeout=LONGEST_S, check=False,
+    )
+    assert "The Python of bastion is older than 3.11" in stopping.stdout
+
+
 def test_the_command_that_goes_on_can_be_run_as_it_is_shown(operator: Operator) -> None:
     """A value with a space stays whole, and files, user and place of the records are given again."""
     (operator.state / "more.yml").write_text("other: from a file\n")
