@@ -365,7 +365,7 @@ def test_dump_that_reads_everything_from_disk_is_not_a_cache_that_is_too_small(
         with connection.cursor().copy("copy loaves to stdout") as copy:
             for _unused in copy:
                 pass
-        for _unused in range(5):
+        for _unused in range(500):
             connection.execute("select count(*) from crumbs")
         read = blocks_read(connection) - before
     check = probe(measured(monitor, "cache_hit_percent"), samples_file=file)["monitor.cache_hit_percent"]
@@ -385,7 +385,8 @@ def test_server_before_16_tells_its_cache_hits_by_database(older_server, probe, 
         for _unused in range(3):
             connection.execute("select count(*) from pg_class, pg_namespace")
     check = probe(measured(login, "cache_hit_percent"), samples_file=file)["monitor.cache_hit_percent"]
-    assert check["status"] == "ok"
+    assert check["evidence"]["hits"] > 20
+    assert 0 < check["value"] <= 100
 
 
 def test_database_whose_name_needs_quoting_is_measured_like_any_other(postgresql_server, probe):
