@@ -32,7 +32,6 @@ from lab.postgresql import PostgresServer
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 ODD_NAME = "Ordres d'été \"2026\" a=b"
-QUOTED = '"' + ODD_NAME.replace('"', '""') + '"'
 PREFIX = "backup-tests-"
 WRONG = "a-wrong-word"
 # The application's and the monitor's role, with their passwords.
