@@ -24,6 +24,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import
 from lab import machine
 from tests.scenarios.backup_platform import ODD_NAME, ROLES, WRONG, Backups
 from tests.scenarios.test_backup_verify import data_file, flip, folder
+from tests.scenarios.test_run import NEVER
 
 __all__ = ["folder"]  # a fixture: a whole backup of the orders
 
@@ -237,6 +238,16 @@ def test_a_monitor_without_pg_monitor_is_unknown_and_told_which_grant_to_run(bac
     assert failed.startswith("unknown   orders-db monitor.longest_transaction_seconds")
     assert "watcher is no member of pg_monitor" in failed
     assert "GRANT pg_monitor TO" in failed
+
+
+def test_outside_its_window_a_restore_is_refused_and_says_when_it_may(backups: Backups) -> None:
+    """D30 ⚠: change rules were never enforced."""
+    played = backups.play(*RESTORE, "-e", json.dumps({"run_windows": NEVER}))
+    assert_refused(
+        played, "REFUSED", "database_restore is outside its windows", "The next window is Never today",
+        "run_window_override",
+    )
+    assert backups.left() == []
 
 
 @pytest.mark.parametrize(
