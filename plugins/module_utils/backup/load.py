@@ -102,7 +102,8 @@ def fill(
     environment["PGOPTIONS"] += f" {options}"
     done = process.run(
         [
-            tools.path("pg_restore"), "--exit-on-error", f"--jobs={jobs}", "--no-password",
+            # A subscription would follow its publisher's slot a second time, and its database could not be dropped.
+            tools.path("pg_restore"), "--exit-on-error", f"--jobs={jobs}", "--no-password", "--no-subscriptions",
             *([] if tablespaces else ["--no-tablespaces"]), f"--dbname={connection_string(name)}", str(folder / DATA),
         ],
         timeout_s=timeout_s, secrets=environment, while_waiting=while_waiting, check=False,

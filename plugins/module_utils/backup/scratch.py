@@ -7,13 +7,18 @@ from __future__ import annotations
 import contextlib
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.sre.runbooks.plugins.module_utils.backup import marker
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.load import create_database
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest
-from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login, connect, identifier
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import (
+    Login,
+    connect,
+    first_line,
+    identifier,
+)
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.words import size
 
@@ -58,17 +63,18 @@ def is_leftover(name: str, comment: str | None) -> bool:
     return own is None and (found is None or found.state == marker.SCRATCH)
 
 
-def drop_leftovers(connection: psycopg.Connection[dict[str, Any]]) -> list[str]:
-    """Drop the databases of drills that are dead; returns their names."""
-    dropped = []
+def drop_leftovers(connection: psycopg.Connection[dict[str, Any]], say: Callable[[str], None]) -> None:
+    """Drop the databases of drills that are dead, and say which; one that cannot be dropped stops no drill."""
     for row in connection.execute(DATABASES).fetchall():
         if not is_leftover(row["name"], row["comment"]):
             continue
         if connection.execute(LOCK, [row["name"]]).fetchone()["held"]:
-            _drop(connection, row["name"])
+            try:
+                _drop(connection, row["name"])
+                say(f"dropped {row['name']}, which a killed drill left")
+            except errors.ObjectInUse as error:
+                say(f"{row['name']}, which a killed drill left, could not be dropped ({first_line(error)})")
             connection.execute(UNLOCK, [row["name"]])
-            dropped.append(row["name"])
-    return dropped
 
 
 def _drop(connection: psycopg.Connection[dict[str, Any]], name: str) -> None:
@@ -122,15 +128,16 @@ def is_own_server(connection: psycopg.Connection[dict[str, Any]], manifest: Mani
 
 @contextlib.contextmanager
 def scratch_database(
-    login: Login, manifest: Manifest, *, own_server: bool, free_bytes: int | None
-) -> Iterator[tuple[str, list[str]]]:
-    """A new, empty database as the manifest describes it, and sentences worth knowing; dropped at the end.
+    login: Login, manifest: Manifest, *, own_server: bool, free_bytes: int | None, say: Callable[[str], None]
+) -> Iterator[str]:
+    """The name of a new, empty database as the manifest describes it; dropped at the end.
 
     Args:
         login: on the scratch server's maintenance database.
         manifest: of the backup.
         own_server: True where the server serves production: nothing but the database is made there.
         free_bytes: free space of that server's disk, where it is known.
+        say: takes sentences worth knowing.
 
     Raises:
         RunbookError: it cannot be created.
@@ -138,13 +145,13 @@ def scratch_database(
     with connect(login, "drill") as connection:
         if not own_server and is_own_server(connection, manifest):
             own_server = True
-        notes = [f"dropped {name}, which a killed drill left" for name in drop_leftovers(connection)]
+        drop_leftovers(connection, say)
         if own_server:
             require_room(connection, manifest, free_bytes)
         else:
             roles = create_missing_roles(connection, manifest)
             if roles:
-                notes.append(f"created roles without login on the scratch server: {', '.join(roles)}")
+                say(f"created roles without login on the scratch server: {', '.join(roles)}")
         name = scratch_name(manifest.backup_id)
         connection.execute(LOCK, [name])
         try:
@@ -153,15 +160,20 @@ def scratch_database(
             connection.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(identifier(name), comment))
             # It is created closed to all but superusers; whoever drills need not be one.
             connection.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT -1").format(identifier(name)))
-            yield name, notes
+            yield name
         finally:
-            _drop_for_sure(login, connection, name)
+            _drop_for_sure(login, connection, name, say)
 
 
-def _drop_for_sure(login: Login, connection: psycopg.Connection[dict[str, Any]], name: str) -> None:
-    """Drop it, over a new session when the first one is lost. A server that is gone leaves it to the next drill."""
+def _drop_for_sure(
+    login: Login, connection: psycopg.Connection[dict[str, Any]], name: str, say: Callable[[str], None]
+) -> None:
+    """Drop it, over a new session when the first one is lost; what cannot be dropped is left to the next drill."""
     try:
         _drop(connection, name)
     except errors.OperationalError:
-        with contextlib.suppress(RunbookError, errors.OperationalError), connect(login, "drill") as another:
-            _drop(another, name)
+        try:
+            with connect(login, "drill") as another:
+                _drop(another, name)
+        except (RunbookError, errors.OperationalError) as error:
+            say(f"{name} could not be dropped ({first_line(error).rstrip('.')}); the next drill on that server does it")

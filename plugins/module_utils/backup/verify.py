@@ -202,7 +202,8 @@ class Scanner:
             FindingError: a file is not what was written, or cannot be read.
         """
         if self._error:
-            raise FindingError(UNVERIFIABLE, f"a file cannot be read: {self._error}")
+            what = f"{self._error.filename} cannot be read: {self._error.strerror}"
+            raise FindingError(UNVERIFIABLE, what)
         if self.bytes_problems:
             raise FindingError(CORRUPT, _some(sorted(self.bytes_problems)))
 
@@ -405,10 +406,9 @@ class Verification:
         drill, manifest = self._drill, self.manifest
         self._activity = lambda: f"restoring {size_words(manifest.database.size_bytes)} on {drill.login.host}"
         self._progress.say(self._activity())
-        name, notes = stack.enter_context(
-            scratch_database(drill.login, manifest, own_server=drill.own_server, free_bytes=drill.free_bytes)
-        )
-        self.notes += notes
+        name = stack.enter_context(scratch_database(
+            drill.login, manifest, own_server=drill.own_server, free_bytes=drill.free_bytes, say=self.notes.append
+        ))
         with connect(drill.login, "drill") as connection:
             options = f"{SCRATCH_OPTIONS} {tool_options(connection)}"
         try:

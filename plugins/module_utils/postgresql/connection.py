@@ -107,8 +107,7 @@ def connect(
             application_name=f"{APPLICATION_NAME} {purpose}".strip(), options=LIFTED, autocommit=True,
             row_factory=dict_row, prepare_threshold=None, **KEEPALIVES,
         )
-        for name in _lifted_later(connection):
-            connection.execute(f"SET {name} = 0".encode())
+        connection.execute("; ".join(f"SET {name} = 0" for name in _lifted_later(connection)).encode())
         connection.autocommit = autocommit
         return connection
     except psycopg.OperationalError as error:
