@@ -66,15 +66,17 @@ def start(folder: Path, size: int, command: str) -> None:
         folder.mkdir(mode=0o700)
     except FileExistsError:
         return
-    keeper = folder / "keeper.py"
-    keeper.write_text(sys.orig_argv[sys.orig_argv.index("-c") + 1], encoding="utf-8")
+    text = folder / "keeper.py"
+    text.write_text(sys.orig_argv[sys.orig_argv.index("-c") + 1], encoding="utf-8")
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    with subprocess.Popen(
-        [sys.executable, str(keeper), "watch", str(folder), str(lock), command], stdin=subprocess.PIPE,
+    payload = sys.stdin.buffer.read(size)
+    keeper = subprocess.Popen(
+        [sys.executable, str(text), "watch", str(folder), str(lock), command], stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, pass_fds=[lock],
-    ).stdin as stream:
-        stream.write(sys.stdin.buffer.read(size))
+    )
+    keeper.stdin.write(payload)
+    keeper.stdin.close()
 
 
 def watch(folder: Path, lock: int, command: str) -> None:

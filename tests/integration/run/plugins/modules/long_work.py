@@ -1,4 +1,3 @@
-#!/usr/bin/python
 """A module that says a line, waits for a file, and says another: it works as long as the test wants."""
 
 from __future__ import annotations
