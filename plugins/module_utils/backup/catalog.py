@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -101,6 +102,14 @@ def list_backups(place: TargetFolder) -> list[Backup]:
             problem = f"{error.filename or folder} cannot be read: {error.strerror}."
         backups.append(Backup(backup_id, folder, manifest, problem, verdicts))
     return backups
+
+
+def newest_manifest(place: TargetFolder) -> Manifest | None:
+    """The manifest of the newest backup whose manifest is whole; only one is read, since each may be large."""
+    for backup_id in reversed(place.backup_ids()):
+        with contextlib.suppress(RunbookError, OSError):
+            return read_manifest(place.backup(backup_id))
+    return None
 
 
 def pick(

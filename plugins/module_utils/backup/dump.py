@@ -17,7 +17,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.archive import
     files_below,
     read_contents,
 )
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import list_backups
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import newest_manifest
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.counts import TableCounter, open_connections
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.losses import read_written
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest, sync_folder, write_manifest
@@ -142,10 +142,9 @@ def observe(request: Request) -> Observed:
         _unused, notes = newest_row(connection, request.newest_row_query)
     tools = find_client_tools(version // 10000, request.bin_directory)
     printed = process.run([tools.path("pg_dump"), "--version"], timeout_s=10).stdout.split()
-    manifests = [backup.manifest for backup in list_backups(request.place) if backup.manifest]
     return Observed(
         properties, server_version, printed[2], identifier["id"], tools, tables,
-        estimate_bytes(properties.size_bytes, manifests[-1] if manifests else None), request.place.free_bytes(),
+        estimate_bytes(properties.size_bytes, newest_manifest(request.place)), request.place.free_bytes(),
         tuple(folder.name for folder in request.place.leftovers()), options, tuple(notes),
     )
 

@@ -24,6 +24,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.replay import 
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import DATA, TargetFolder
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.swap import (
     DROP_TIMEOUT_S,
+    INVALID,
     UNTOUCHED,
     CatchUp,
     Database,
@@ -160,12 +161,7 @@ class Restore:
         }
         properties = manifest.database
         if position.live:
-            if not position.live.allows:
-                raise RunbookError(
-                    f"The database {request.database!r} allows no connections, and its sequences must be read.",
-                    f"Run there: ALTER DATABASE {identifier(request.database).as_string()} ALLOW_CONNECTIONS true; "
-                    "(its consumers are stopped before the exchange), then run the same command again.",
-                )
+            _require_open(position.live)
             properties = read_properties(self.swap.connection, request.database)
             with connect(request.login.at(request.database), "preflight") as live:
                 self.result.values["losses"] = losses(live, manifest, request.newest_row_query)
@@ -488,6 +484,22 @@ class Restore:
 
     def _until(self) -> str:
         return utc_text(datetime.now(UTC) + timedelta(seconds=self.request.retained_s), "seconds")
+
+
+def _require_open(live: Database) -> None:
+    """Refuse a live database that nobody can enter: what it has and what would be lost must be read there."""
+    name = identifier(live.name).as_string()
+    if live.connection_limit == INVALID:
+        raise RunbookError(
+            f"Dropping the database {live.name!r} was begun and not ended, so nothing in it can be read any more.",
+            f"End that (DROP DATABASE {name};), then run the same command again: it restores without a live one.",
+        )
+    if not live.allows:
+        raise RunbookError(
+            f"The database {live.name!r} allows no connections, and its sequences must be read.",
+            f"Run there: ALTER DATABASE {name} ALLOW_CONNECTIONS true; (its consumers are stopped before the "
+            "exchange), then run the same command again.",
+        )
 
 
 def _manifest(backup: Backup) -> Manifest:

@@ -57,6 +57,19 @@ def test_a_database_that_somebody_closed_is_refused_with_the_statement_that_open
     assert f'ALTER DATABASE "{shop.name}" ALLOW_CONNECTIONS true' in caught.value.hint
 
 
+def test_a_database_whose_dropping_was_begun_is_restored_once_it_is_gone(shop: Shop) -> None:
+    """A85 ⚠: a DROP DATABASE that was interrupted leaves the server's own mark, and nobody can enter it again."""
+    backup = shop.back_up()
+    shop.run(f"UPDATE pg_database SET datconnlimit = -2 WHERE datname = '{shop.name}'", "postgres")
+    with pytest.raises(RunbookError) as caught:
+        shop.reach("prepared", check=True)
+    assert f'DROP DATABASE "{shop.name}"' in caught.value.hint
+    shop.run(f"DROP DATABASE {shop.name}", "postgres")
+    for state in ("prepared", "swapped", "done"):
+        shop.reach(state)
+    assert shop.orders() == next(table.rows for table in backup.tables if table.name == "orders")
+
+
 def test_a_role_that_is_no_superuser_is_told_so(shop: Shop) -> None:
     """It may not read where the server keeps its data either; that must not be what it is told."""
     shop.back_up()

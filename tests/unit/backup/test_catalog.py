@@ -6,7 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import list_backups, parse_time, pick
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import (
+    list_backups,
+    newest_manifest,
+    parse_time,
+    pick,
+)
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import MANIFEST, Manifest, write_manifest
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetFolder
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import (
@@ -148,3 +153,9 @@ def test_a_backup_that_cannot_be_read_is_listed_and_does_not_hide_the_others(pla
     assert [backup.backup_id for backup in backups] == IDS
     assert "cannot be read" in backups[2].problem
     assert pick(backups, least_rung=None).backup_id == IDS[1]
+
+
+def test_a_new_backup_is_measured_against_the_newest_whole_one(place: TargetFolder, tmp_path: Path):
+    (place.backup(IDS[2]) / MANIFEST).write_text("{}")
+    assert newest_manifest(place).backup_id == IDS[1]
+    assert newest_manifest(TargetFolder(tmp_path, "bakery_ia", "another_db")) is None
