@@ -37,7 +37,6 @@ class Job:
 
     Args:
         execute: runs a command line there, with `in_data` as its stdin, and returns its rc, stdout and stderr.
-        python: the command line of the host's Python.
         folder: the job's own, absolute, on the host; it is not there yet. Its `progress.jsonl` is followed.
         host: what the machine is called in messages.
         say: shows a line to the operator.
@@ -49,6 +48,11 @@ class Job:
 
     def run(self, python: str, command: str, payload: bytes) -> dict[str, Any]:
         """Run a command line to its end, with `payload` as its stdin; an interrupted run interrupts it as well.
+
+        Args:
+            python: the command line of the host's Python.
+            command: what a shell runs there.
+            payload: its stdin, which is never written down.
 
         Raises:
             AnsibleActionFail: it could not be started, or has ended without a result.
@@ -77,13 +81,13 @@ class Job:
             try:
                 answer = self._ask("look", shown, PATIENCE_S)
             except (AnsibleConnectionFailure, AnsibleActionFail) as error:
-                silent = time.monotonic() - answered
+                silent, reason = time.monotonic() - answered, " ".join(str(error).split())
                 if silent > TOLERATED_S:
                     raise type(error)(
-                        f"{self._host} has not answered for {duration(silent)}: {error}. What was begun there works on:"
+                        f"{self._host} has not answered for {duration(silent)}: {reason}. What was begun there works on:"
                         " start the same command again as soon as the host answers."
                     ) from error
-                self._say(f"{self._host} does not answer, what was begun there works on; it is asked again: {error}")
+                self._say(f"{self._host} does not answer, what was begun there works on; it is asked again: {reason}")
                 time.sleep(RETRY_S)
                 continue
             answered = time.monotonic()
@@ -126,7 +130,7 @@ def _reason(done: dict[str, Any]) -> str:
     """The last line of what a command said; over a terminal its errors come by stdout, and ssh adds one of its own."""
     lines = [line for line in f"{done['stdout']}\n{done['stderr']}".splitlines() if line.strip()]
     said = [line for line in lines if not line.startswith("Shared connection to")]
-    return said[-1].strip() if said else f"exit code {done['rc']}"
+    return said[-1].strip().rstrip(".") if said else f"exit code {done['rc']}"
 
 
 @contextlib.contextmanager

@@ -189,6 +189,11 @@ def test_a_folder_that_cannot_be_made_is_named_with_the_way_out(work: Work) -> N
     assert "ansible_async_dir" in work.output
 
 
+def test_a_host_that_is_not_there_is_unreachable_as_ever(work: Work) -> None:
+    assert work.read_all(work.begin(variables={"ansible_port": machine.free_port()})) == 4
+    assert "Connection refused" in work.output
+
+
 def test_a_connection_that_is_lost_for_a_while_costs_nothing(work: Work) -> None:
     child = work.begin()
     work.read_begun(child)
