@@ -84,8 +84,8 @@ class Job:
                 silent, reason = time.monotonic() - answered, " ".join(str(error).split())
                 if silent > TOLERATED_S:
                     raise type(error)(
-                        f"{self._host} has not answered for {duration(silent)}: {reason}. What was begun there works on:"
-                        " start the same command again as soon as the host answers."
+                        f"{self._host} has not answered for {duration(silent)}: {reason}. What was begun there works"
+                        " on: start the same command again as soon as the host answers."
                     ) from error
                 self._say(f"{self._host} does not answer, what was begun there works on; it is asked again: {reason}")
                 time.sleep(RETRY_S)
