@@ -21,6 +21,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.replay import 
     replay,
     replay_changes,
 )
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.scanner import FindingError, Scanner
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import DATA, TargetFolder
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.swap import (
     DROP_TIMEOUT_S,
@@ -33,7 +34,6 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.swap import (
     copy_name,
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import RESTORABLE, height
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.verify import FindingError, Scanner
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.client_tools import find_client_tools
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import (
     Login,

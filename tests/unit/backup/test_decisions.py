@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from ansible_collections.sre.runbooks.plugins.module_utils.backup import marker, verify
+from ansible_collections.sre.runbooks.plugins.module_utils.backup import marker, scanner
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.archive import (
     Entry,
     hash_and_inflate,
@@ -31,16 +31,16 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest impor
     Table,
     write_manifest,
 )
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.scratch import is_leftover, scratch_name
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetFolder
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import Verdict, append_verdict
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.verify import (
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.scanner import (
     FindingError,
     Scanner,
     compare_entries,
     compare_names,
-    verdict_of_restore_error,
 )
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.scratch import is_leftover, scratch_name
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetFolder
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import Verdict, append_verdict
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.verify import verdict_of_restore_error
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.words import size as size_words
 from hypothesis import given
@@ -177,7 +177,7 @@ def test_a_file_that_nobody_read_to_its_end_is_no_proof(tmp_path: Path, monkeypa
     wanted = [File("a.dat", 1, hashlib.sha256(b"a").hexdigest())]
     monkeypatch.setattr(threading, "excepthook", lambda _unused: None)
     Scanner(tmp_path, wanted, False, 1).wait()
-    monkeypatch.setattr(verify, "hash_file", lambda _unused: memoryview(b"")[1])
+    monkeypatch.setattr(scanner, "hash_file", lambda _unused: memoryview(b"")[1])
     with pytest.raises(FindingError, match=r"a\.dat") as caught:
         Scanner(tmp_path, wanted, False, 1).wait()
     assert caught.value.verdict == "unverifiable"
