@@ -323,3 +323,18 @@ def test_check_mode_chooses_and_touches_nothing(
     assert result["plan"][0]["target"] == f"orders-db {folder.name}"
     assert result["plan"][0]["before"] == "no rung"
     assert not read_verdicts(folder)
+
+
+def test_a_program_that_is_missing_says_nothing_about_the_backup(
+    folder: Path, scratch_server: PostgresServer, call_module: Call, verify_arguments: Call, tmp_path: Path
+):
+    """A81 ⚠: a verdict corrupt would undo every proof before it."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "pg_dump").symlink_to(scratch_server.bin_directory / "pg_dump")
+    result = call_module("pg_backup_verify", verify_arguments(
+        scratch_server.login, rung="archive", postgresql_bin_directory=str(programs)
+    ))
+    assert result["verdict"]["verdict"] == "unverifiable", last_detail(result)
+    assert "pg_restore does not exist" in last_detail(result)
+    assert read_verdicts(folder)[-1].verdict == "unverifiable"
