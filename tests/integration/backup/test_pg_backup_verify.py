@@ -288,7 +288,7 @@ def test_the_databases_own_server_is_loaded_only_with_known_room(
 def test_a_scratch_server_that_is_the_databases_own_gets_no_drill_without_room(
     filled: Login, call_module: Call, verify_arguments: Call
 ):
-    """X2: what the inventory calls a scratch server can be a second name of production."""
+    """What the inventory calls a scratch server can be a second name of production."""
     result = call_module("pg_backup_verify", verify_arguments(filled, own_server=False))
     assert result["verdict"]["verdict"] == "unverifiable"
     assert "on the database's own server" in last_detail(result)

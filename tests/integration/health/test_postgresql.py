@@ -69,7 +69,7 @@ def measured(monitor: Login, *measures: str, **thresholds: dict[str, Any]) -> di
 def test_application_connects_with_its_own_login_and_passes_its_own_query(database, probe):
     """A8 D7: the application's own login, in its own database (X2), and a query that means something to its owner."""
     found = probe({"kind": "postgresql", "name": "application", "login": login_of(database),
-                   "query": "select true, 'four orders today'"})
+                   "query": f"select current_database() = '{database.database}', 'four orders today'"})
     assert found["application"]["status"] == "ok"
     assert found["application.query"]["status"] == "ok"
     assert "four orders today" in found["application.query"]["message"]
