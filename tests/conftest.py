@@ -34,11 +34,15 @@ _AnsibleCollectionFinder(paths=[str(COLLECTIONS)])._install()
 @pytest.fixture(scope="session")
 def ssh_server() -> Iterator[SshServer]:
     """One for all tests; the sockets of ssh need a short path."""
-    from tests.ssh_server import SshServer  # it needs the collection, which the lines above make importable
+    # They need the collection, which the lines above make importable.
+    from lab import machine
+    from tests.ssh_server import SshServer
 
     folder = Path(tempfile.mkdtemp(prefix="ssh-"))
     server = SshServer(folder)
     server.start()
     yield server
     server.stop()
+    # Clients whose connection was cut take their sockets away, each in its own time.
+    machine.wait_for(lambda: not list((folder / "control").glob("*")), 10)
     shutil.rmtree(folder)

@@ -28,7 +28,7 @@ class ProgressAction(ActionBase):
     """Runs the module of the same name and prints the lines it appends to its `progress_file`, as they come.
 
     On this machine the file is followed beside the module. On another one the module works in the background, and the
-    file is followed over connections that come and go. Check mode is short, and never in the background.
+    file is followed over connections that come and go. So it is in check mode, which may count the rows of a large table.
     """
 
     _supports_check_mode = True
@@ -51,13 +51,10 @@ class ProgressAction(ActionBase):
         arguments = self._arguments(task_vars)
         if self._connection.transport in LOCAL_CONNECTIONS:
             work = _followed(self._say(task_vars))
-        elif self._task.check_mode:
-            work = contextlib.nullcontext()
         else:
             work = self._in_background(task_vars)
         with work as path:
-            if path:
-                arguments["progress_file"] = path
+            arguments["progress_file"] = path
             found = self._execute_module(module_args=arguments, task_vars=task_vars)
         result.update(explained(found, self._host(task_vars)))
         return result

@@ -254,10 +254,10 @@ def _processes() -> list[int]:
     return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
 
 
-def test_check_mode_is_not_in_the_background(work: Work) -> None:
+def test_check_mode_shows_progress_and_leaves_nothing_on_the_host(work: Work) -> None:
     assert work.read_all(work.begin("--check")) == 0, work.output
-    assert '"said_to": "nowhere"' in work.output
-    assert not work.server.jobs.exists()
+    assert '"said_to": "nowhere"' not in work.output
+    assert not list(work.server.jobs.glob("*"))
 
 
 @pytest.mark.parametrize("connection", ["ssh", "local"])
