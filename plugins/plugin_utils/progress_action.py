@@ -28,7 +28,7 @@ class ProgressAction(ActionBase):
     """Runs the module of the same name and prints the lines it appends to its `progress_file`, as they come.
 
     On this machine the file is followed beside the module. On another one the module works in the background, and the
-    file is followed over connections that come and go. So it is in check mode, which may count the rows of a large table.
+    file is followed over connections that come and go; in check mode too, which may count the rows of a large table.
     """
 
     _supports_check_mode = True
