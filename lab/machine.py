@@ -27,10 +27,13 @@ _given_ports: set[int] = set()
 def state_root() -> Path:
     """This user's folder for everything that the lab starts; root's can be entered by others, since servers drop root.
 
+    It is below /var/tmp, or below the folder that SRE_RUNBOOKS_LAB_DIRECTORY names.
+
     Raises:
         RunbookError: somebody else owns the folder (/var/tmp is open to everybody).
     """
-    root = Path("/var/tmp") / f"sre-runbooks-lab-{os.geteuid()}"  # noqa: S108 - its owner is checked below
+    parent = os.environ.get("SRE_RUNBOOKS_LAB_DIRECTORY", "/var/tmp")  # noqa: S108 - the owner is checked below
+    root = Path(parent) / f"sre-runbooks-lab-{os.geteuid()}"
     root.mkdir(mode=0o700, exist_ok=True)
     if root.is_symlink() or root.stat().st_uid != os.geteuid():
         raise RunbookError(f"{root} belongs to somebody else.", "Remove it, then start again.")
