@@ -189,6 +189,17 @@ def test_session_that_idles_in_a_transaction_is_named_also_when_it_is_aborted(mo
     assert found["monitor.longest_transaction_seconds"]["status"] == ("ok" if aborted else "critical")
 
 
+def test_a_backup_at_work_is_no_transaction_that_somebody_forgot(monitor, database, probe):
+    """B34: a dump holds its snapshot, idle in a transaction, for as long as it takes."""
+    at_once = {"critical": 0}
+    with connect(database, "backup", autocommit=False) as ours:
+        ours.execute("select 1")
+        found = probe(measured(monitor, "idle_in_transaction_seconds", "longest_transaction_seconds",
+                               idle_in_transaction_seconds=at_once, longest_transaction_seconds=at_once))
+    assert found["monitor.idle_in_transaction_seconds"]["status"] == "ok"
+    assert found["monitor.longest_transaction_seconds"]["status"] == "ok"
+
+
 def test_blocked_session_is_shown_with_the_one_that_blocks_it(monitor, session, probe):
     """B34 ⚠: a wait for a row has no relation in pg_locks, so the guide's join never saw it."""
     holder, waiter = session(), session()
