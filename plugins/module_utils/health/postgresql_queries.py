@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import APPLICATION_NAME, identifier
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import identifier
 
 # Without pg_read_all_stats (part of pg_monitor) the interesting columns of pg_stat_activity are NULL.
 PRIVILEGED = """
@@ -23,22 +23,21 @@ from (select 1) as one
 left join pg_stat_activity a on a.backend_type = 'client backend' and a.pid <> pg_backend_pid()
 group by a.state, a.application_name"""
 
-# A backup holds its snapshot, idle in a transaction, for as long as it dumps: nobody is to be woken for that.
-NOT_OURS = f"application_name not like '{APPLICATION_NAME}%'"
-
-TRANSACTIONS = f"""
+# Not ours: a backup holds its snapshot, idle in a transaction, for as long as it dumps, and nobody is woken for that.
+TRANSACTIONS = """
 select pid, usename, application_name, state, datname,
        extract(epoch from clock_timestamp() - xact_start)::float8 as seconds
 from pg_stat_activity
-where backend_type = 'client backend' and xact_start is not null and {NOT_OURS}
+where backend_type = 'client backend' and xact_start is not null
+      and application_name not like 'sre.runbooks%'
 order by xact_start limit 5"""
 
 # A14 ⚠: an aborted transaction that nobody ends holds its locks and its snapshot just the same.
-IDLE_IN_TRANSACTION = f"""
+IDLE_IN_TRANSACTION = """
 select pid, usename, application_name, state, datname,
        extract(epoch from clock_timestamp() - state_change)::float8 as seconds
 from pg_stat_activity
-where backend_type = 'client backend' and {NOT_OURS}
+where backend_type = 'client backend' and application_name not like 'sre.runbooks%'
       and state in ('idle in transaction', 'idle in transaction (aborted)')
 order by state_change"""
 
