@@ -112,7 +112,8 @@ def _up(arguments: argparse.Namespace) -> int:
 def _down(arguments: argparse.Namespace) -> int:
     lab = _lab(arguments)
     lab.down(_say)
-    _say(f"The lab {lab.name} is down; nothing of it is left.")
+    stays = f" Its runs and their reports stay: {lab.runs.relative_to(REPOSITORY)}" if lab.runs.exists() else ""
+    _say(f"The lab {lab.name} is down, and its folder is gone.{stays}")
     return 0
 
 

@@ -29,6 +29,7 @@ from urllib.parse import urlsplit
 import psycopg
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import connect
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import amount
 
 from lab import COMMAND, REPOSITORY, machine
 from lab.state import Lab
@@ -224,7 +225,8 @@ class Demo:
 
     def run(self) -> Path:
         """All acts; returns the place of the restore's report."""
-        print("This machine now plays a bakery platform: 18 services, 14 PostgreSQL servers and a Redis, all real.")
+        print("This machine now plays a bakery platform: 18 services, 14 PostgreSQL servers, and one more for drills,\n"
+              "and a Redis, all real.")
         if self.lab.exists:
             self.act("An earlier demo was cut off: its lab is taken away first")
             self.command("python", "-m", "lab", "down", "--name", NAME)
@@ -253,7 +255,7 @@ class Demo:
         self.act("The health sweep says so, and its exit code does")
         self.playbook("health", expect=(2,))
 
-        self.act("One playbook brings the orders back; the service is away only while two names are exchanged")
+        self.act("One playbook brings the orders back; the service is away for seconds, not for the whole restore")
         with Client(self.lab.url(SERVICE)) as client:
             self.playbook("database_restore", "-e", f"target={DATABASE}", "-e", f"approve={DATABASE}")
         recovered_s = time.monotonic() - destroyed
@@ -280,9 +282,9 @@ class Demo:
             ("from the mistake to orders that are back", f"{recovered_s:.0f} s"),
         ]
         for one in _measures(data):
-            objective = f", objective {float(one['objective']):,.0f} s" if one.get("objective") else ""
+            objective = f", objective {amount(one['objective'], one['unit'])}" if one.get("objective") else ""
             name = str(one["name"]).replace("_", " ")
-            lines.append((f"as the report counts: {name}{objective}", f"{one['value']:.2f} s"))
+            lines.append((f"as the report counts: {name}{objective}", amount(one["value"], one["unit"])))
         width = max(len(name) for name, _value in lines)
         print(f"\n{paint('What was measured', '1;36')}")
         for name, value in lines:
@@ -349,11 +351,20 @@ def main() -> int:
         return 1
 
 
+def afterwards(lab: Lab) -> str:
+    """What is left on the disk, and what somebody who saw the demo can do next."""
+    return "\n".join([
+        "  The commands in it, such as the one to undo, name the demo's lab, which is gone.",
+        f"On disk stay {lab.runs.relative_to(REPOSITORY)} and the servers' programs in {machine.state_root()}.",
+        f"Next, practise: make lab-up SYSTEM={SYSTEM} (lab/README.md). For a platform of your own: docs/starting.md",
+    ])
+
+
 def play(demo: Demo) -> int:
     """All acts, and the lab down again whatever happened; returns the exit code."""
     code, last = 1, "The demo stopped: something in it is broken, see above."
     try:
-        last = f"The report: {demo.run()}"
+        last = f"The report: {demo.run()}\n{afterwards(demo.lab)}"
         code = 0
     except KeyboardInterrupt:
         code, last = 130, "The demo was interrupted."

@@ -30,7 +30,7 @@ from psycopg import sql
 from lab import COMMAND, REPOSITORY, machine, overlay
 from lab.postgresql import PostgresServer, bin_directory, has_extension
 from lab.redis import RedisServer
-from lab.system import System
+from lab.system import System, known_systems
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 LINKS = REPOSITORY / ".lab"
@@ -108,8 +108,11 @@ class Lab:
             return json.loads(self._record.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise RunbookError(
-                f"There is no lab {self.name}.", f"Start it: {COMMAND} up {self.name}."
+                f"There is no lab {self.name}.", f"Start it: {COMMAND} up {self._up_words()}."
             ) from error
+
+    def _up_words(self) -> str:
+        return self.name if self.name in known_systems() else f"<system> --name {self.name}"
 
     @property
     def system(self) -> System:
@@ -164,6 +167,7 @@ class Lab:
         self._claim(system)
         self._make_link()
         servers = [*system.hosts["databases"], *system.scratch_servers]
+        drills = f", {len(system.scratch_servers)} of them for drills" if system.scratch_servers else ""
         caches = list(system.hosts.get("caches", {}))
         for store in system.hosts["stores"]:
             (self.folder / "stores" / store).mkdir(parents=True, mode=0o700, exist_ok=True)
@@ -174,7 +178,7 @@ class Lab:
                 self._start_cache(host)
             waiting = {pool.submit(self._start_server, system, host): host for host in servers}
             for number, host in enumerate(_each_done(waiting, report, "PostgreSQL servers"), 1):
-                report(f"{host} is ready ({number} of {len(servers)} PostgreSQL servers)")
+                report(f"{host} is ready ({number} of {len(servers)} PostgreSQL servers{drills})")
                 for service, variables in system.hosts["services"].items():
                     if variables.get("service_database") == host:
                         launched[service] = self._launch_service(system, service)

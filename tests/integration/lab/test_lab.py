@@ -22,6 +22,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection
 
 from lab import REPOSITORY, data, machine
 from lab.cli import main
+from lab.demo import Demo, Rows
 from lab.postgresql import PostgresServer
 from lab.state import Lab
 
@@ -289,7 +290,7 @@ def test_a_second_demo_is_refused_and_leaves_the_first_ones_lab_alone() -> None:
     (("up", "no_such_system"), "The lab does not know a system no_such_system."),
     (("up", "dbis_core", "--name", "../escape"), "is no name for a lab"),
     (("up",), "the following arguments are required: system"),
-    (("status", "--name", "nowhere"), "There is no lab nowhere."),
+    (("status", "--name", "nowhere"), "Start it: .venv/bin/python -m lab up <system> --name nowhere."),
     (("down", "--name", "nowhere"), "There is no lab nowhere."),
     (("break", "rain", "--name", "nowhere"), "There is no fault rain."),
     (("fill", "--bytes", "-1", "--name", "nowhere"), "is no size such as 500MB"),
@@ -300,6 +301,18 @@ def test_bad_input_gets_one_sentence(arguments: tuple[str, ...], sentence: str) 
     assert done.returncode == 2
     assert sentence in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_the_demo_says_each_measure_in_its_own_unit(capsys: pytest.CaptureFixture[str]) -> None:
+    destroyed_at = datetime.now(UTC)
+    measures = [
+        {"name": "rows_lost", "value": 90, "unit": "rows", "objective": None},
+        {"name": "recovery_time", "value": 12.5, "unit": "s", "objective": 3600},
+    ]
+    Demo().tell(2.0, 20.0, destroyed_at, Rows(100, destroyed_at), Rows(10, destroyed_at), {"measures": measures})
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "rows lost 90 rows" in shown
+    assert "recovery time, objective 1 h 12.5 s" in shown
 
 
 def test_fill_makes_eight_tables_of_the_size_that_was_asked_for(postgresql_server: PostgresServer) -> None:
