@@ -54,10 +54,13 @@ class ActionModule(RunAction):
                 said = f"the answer was {answer}" if answer else "there was no answer"
                 raise RunbookError(f"It was not approved: {said} and not {host}.")
         except RunbookError as error:
-            resume = self.again(variables, approve=host)
+            # Who sits at a terminal is asked again; only where nobody can be asked the answer is a variable.
+            asks = not given and error.context.get("terminal", True)
+            resume = self.again(variables, **({} if asks else {"approve": host}))
             message = f"{error.message} Nothing more was done."
             record(self.folder(variables), host, "outcome", {"outcome": REFUSED, "message": message, "resume": resume})
-            raise RunbookError(f"refused: {message}", f"To approve it without a question: {resume}") from error
+            way = "To be asked again" if asks else "To approve it without a question"
+            raise RunbookError(f"refused: {message}", f"{way}: {resume}") from error
         text = f"Approved by {by}: {arguments['question']}"
         record(self.folder(variables), host, "message", {"text": text, "facts": arguments["facts"]})
         return {"changed": False, "approved": True, "by": by}
@@ -69,7 +72,7 @@ class ActionModule(RunAction):
                 f"Type {host} to go on (no answer within {seconds} s is no): ", seconds=seconds
             )
         except AnsiblePromptNoninteractive as error:
-            raise RunbookError("It was not approved: there is no terminal to ask on.") from error
+            raise RunbookError("It was not approved: there is no terminal to ask on.", terminal=False) from error
         except AnsiblePromptInterrupt as error:
             raise RunbookError("It was not approved: the question was interrupted.") from error
         # The prompt returns at its time-out with whatever had been typed so far.

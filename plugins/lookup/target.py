@@ -121,7 +121,7 @@ class LookupModule(LookupBase):
         if not pattern:
             raise RunbookError(
                 f"No target was given; there are: {names(candidates) or 'none in the group ' + among}.",
-                f"Run: {self._command(target=next(iter(candidates), '<target>'))}",
+                f"Run: {self._command(target='<target>')}",
             )
         return self._hosts(pattern, groups, among, acting, variables)
 

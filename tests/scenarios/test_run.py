@@ -519,6 +519,8 @@ def test_at_a_terminal_the_name_is_typed(operator: Operator, answer: str, code: 
     ended, shown = operator.type(answer, target="orders-db", mode="approval")
     assert ended == code, shown
     assert said in (operator.runs()[-1] / "report.json").read_text()
+    if code:  # who was asked is asked again
+        assert operator.report()["targets"][0]["resume"].endswith("-e target=orders-db -e mode=approval")
 
 
 def test_no_answer_in_time_is_no_also_when_the_name_was_typed_without_return(operator: Operator) -> None:

@@ -135,6 +135,8 @@ def pick(
     if least_rung:
         wanted += f" proven to the rung {least_rung}"
         hint = "Prove one with the playbook sre.runbooks.backup_verify, or choose another one of the catalog."
+    if not backups:
+        hint = "Make one with the playbook sre.runbooks.database_backup, then prove it with sre.runbooks.backup_verify."
     for backup in reversed(backups):
         if backup_id and backup.backup_id != backup_id:
             continue

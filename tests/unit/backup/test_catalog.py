@@ -76,8 +76,9 @@ def test_what_does_not_fit_is_refused_with_what_is_there(place: TargetFolder, ch
 
 
 def test_an_empty_catalog_says_so(tmp_path: Path):
-    with pytest.raises(RunbookError, match="the catalog is empty"):
+    with pytest.raises(RunbookError, match="the catalog is empty") as caught:
         pick(list_backups(TargetFolder(tmp_path, "bakery_ia", "nothing")))
+    assert caught.value.hint.startswith("Make one with the playbook sre.runbooks.database_backup")
 
 
 def test_a_broken_manifest_is_listed_and_never_taken(place: TargetFolder):
