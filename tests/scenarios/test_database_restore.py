@@ -147,14 +147,29 @@ def test_destroyed_rows_come_back_then_undo_brings_the_other_state_back(scene: S
     listed = scene.platform.play("database_retired", "-e", f"target={TARGET}", "-e", "drop=true")
     assert listed.returncode == 0, listed.output
     assert f"{retired[0]}: " in listed.output
+    assert "put aside by a restore, kept until 20" in " ".join(listed.output.split())
     assert retired[0] in scene.states(), "its hour has not come"
 
     refused = scene.platform.play("database_restore_undo", "-e", f"target={TARGET}")
     assert refused.returncode != 0
     assert "rows inserted, 0 updated and 0 deleted" in refused.output
     assert scene.old_rows() == scene.wanted_rows
-    undone = scene.platform.play("database_restore_undo", "-e", f"target={TARGET}", "-e", f"approve={TARGET}")
-    assert undone.returncode == 0, undone.output
+    # Going back is carried out, and whoever is not well afterwards is said beside it.
+    scene.platform.fault("down", SERVICE)
+    try:
+        undone = scene.platform.play(
+            "database_restore_undo", "-e", f"target={TARGET}", "-e", f"approve={TARGET}",
+            "-e", "database_restore_answer_seconds=1",
+        )
+    finally:
+        scene.platform.mend(SERVICE)
+    assert undone.returncode == 2, undone.output
+    assert f"{TARGET}: DONE. {scene.database} is as it was before the restore." in undone.output
+    assert "Health:   1 critical after; the report names each" in undone.output
+    assert "To go on:" not in undone.output
+    assert undone.stdout.strip().splitlines()[-1].startswith("done (health: 1 critical after). Report: ")
+    lost = next(one for one in scene.records("measure") if one["name"] == "rows_lost")
+    assert lost["value"] > 0
     assert scene.old_rows() < scene.wanted_rows
     assert sorted(scene.states().values()) == ["abandoned", "open"]
     assert scene.platform.get(SERVICE)[0] == 200
