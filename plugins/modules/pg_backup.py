@@ -138,6 +138,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.arguments 
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import counted
 from ansible_collections.sre.runbooks.plugins.module_utils.run.words import size as size_words
 
 
@@ -206,7 +207,7 @@ def main() -> None:
             result["notes"] = maker.notes
             result["backup"] = made = summary_of(manifest, request.place.backup(manifest.backup_id))
             result["message"] = (
-                f"{made['backup_id']}: {made['rows']} rows in {made['tables']} tables,"
+                f"{made['backup_id']}: {counted(made['rows'], 'row')} in {counted(made['tables'], 'table')},"
                 f" {size_words(made['total_bytes'])}, in {made['duration_s']} s."
             )
     except RunbookError as error:

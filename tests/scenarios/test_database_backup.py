@@ -153,7 +153,7 @@ def test_a_store_on_another_machine_is_backed_up_into_without_silence(backups, s
         assert not [path for path in written if backups.password.encode() in path.read_bytes()]
     output += child.stdout.read()
     assert child.wait() == 0, output[-3000:]
-    assert "  orders-db: dumping 1 tables in snapshot" in output
+    assert "  orders-db: dumping 1 table in snapshot" in output
     assert "orders-db: DONE." in output
     assert backups.password not in output
     (folder,) = backups.folders("orders-db")

@@ -24,6 +24,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import counted
 
 if TYPE_CHECKING:
     import psycopg
@@ -98,7 +99,7 @@ def count_tables(login: Login, jobs: int, progress: Progress, *, fingerprints: b
         relations = list_relations(connection)
     counter = TableCounter(open_connections(login, None, jobs), relations, fingerprints=fingerprints)
     try:
-        with progress.during(lambda: f"counting rows: {counter.done()} of {len(relations)} tables"):
+        with progress.during(lambda: f"counting rows: {counter.done()} of {counted(len(relations), 'table')}"):
             counter.start()
             return counter.result()
     finally:

@@ -55,6 +55,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import Run
 from ansible_collections.sre.runbooks.plugins.module_utils.run.moments import now
 from ansible_collections.sre.runbooks.plugins.module_utils.run.plan import Plan
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import counted
 from ansible_collections.sre.runbooks.plugins.module_utils.run.words import size as size_words
 
 ATTEMPTS = 5
@@ -180,7 +181,7 @@ def plan_of(request: Request, observed: Observed) -> Plan:
         plan.add("remove what a killed backup left", str(request.place.path / name), "partial", "absent", False)
     plan.add(
         "back up database", f"{request.place.path}/<backup_id>", "absent",
-        f"{observed.tables} tables, up to {size_words(observed.estimated_bytes)}"
+        f"{counted(observed.tables, 'table')}, up to {size_words(observed.estimated_bytes)}"
         f" of {size_words(observed.free_bytes)} free, with {request.jobs} jobs, {compression(request)}",
     )
     return plan
@@ -295,9 +296,9 @@ class BackupMaker:
         expected = sum(relation.kind in COUNTED for relation in held.relations)
         self._activity = lambda: (
             f"{size_words(size_of(folder / DATA))} written of up to {size_words(self._observed.estimated_bytes)},"
-            f" {counter.done()} of {len(held.relations)} tables counted"
+            f" {counter.done()} of {counted(len(held.relations), 'table')} counted"
         )
-        self._progress.say(f"dumping {expected} tables in snapshot {held.snapshot.id}")
+        self._progress.say(f"dumping {counted(expected, 'table')} in snapshot {held.snapshot.id}")
 
         argv = [
             self._observed.tools.path("pg_dump"), "--format=directory", f"--file={folder / DATA}",

@@ -50,6 +50,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.moments import now
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import counted
 from ansible_collections.sre.runbooks.plugins.module_utils.run.words import size as size_words
 
 # connect() tells the operator when it is missing.
@@ -243,7 +244,8 @@ class Verification:
             verdict = CORRUPT if error.context.get("returncode", 0) > 0 else UNVERIFIABLE
             raise FindingError(verdict, f"the table of contents cannot be read: {error.message}") from error
         compare_entries(self.manifest, entries, (file.path for file in self.manifest.files))
-        return f"{sum(entry.kind == 'TABLE DATA' for entry in entries)} tables with data, every block inflated"
+        with_data = sum(entry.kind == "TABLE DATA" for entry in entries)
+        return f"{counted(with_data, 'table')} with data, every block inflated"
 
     def _drill_database(self) -> None:
         with contextlib.ExitStack() as stack:
@@ -286,8 +288,8 @@ class Verification:
             self.notes += compare(login, self.manifest, self._drill.jobs, self._progress)
         except RunbookError as error:
             raise FindingError(CORRUPT if "differences" in error.context else UNVERIFIABLE, str(error)) from error
-        counted = [table for table in self.manifest.tables if table.rows is not None]
-        return f"{sum(table.rows for table in counted)} rows in {len(counted)} tables, as in the manifest"
+        rows = [table.rows for table in self.manifest.tables if table.rows is not None]
+        return f"{counted(sum(rows), 'row')} in {counted(len(rows), 'table')}, as in the manifest"
 
     def _application(self, login: Login) -> str:
         if not self._drill.application_check:

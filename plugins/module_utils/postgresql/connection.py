@@ -111,7 +111,9 @@ def connect(
         connection.autocommit = autocommit
         return connection
     except psycopg.OperationalError as error:
-        reason = " ".join(str(error).split()).rstrip(".")
+        # libpq asks in lines of their own whether the server runs, which is what the hint says.
+        told = [line for line in str(error).splitlines() if not line.startswith("\t")]
+        reason = " ".join(" ".join(told).split()).rstrip(".")
         raise RunbookError(
             f"No connection to PostgreSQL as {login.place}: {reason}.",
             "Check that the server runs and that host, port, user and password in the inventory are right.",

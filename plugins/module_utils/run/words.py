@@ -46,6 +46,11 @@ def size(value: Any) -> str:
     return "not known"
 
 
+def counted(count: int, word: str) -> str:
+    """How many of a thing: `1 table`, `9 tables`."""
+    return f"{count} {word}{'' if count == 1 else 's'}"
+
+
 def amount(value: Any, unit: Any) -> str:
     """A value with its unit."""
     if unit == "s":

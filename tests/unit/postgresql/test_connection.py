@@ -27,6 +27,7 @@ def test_a_server_that_is_not_there_is_one_sentence_with_the_place_and_without_t
         connect(LOGIN, timeout_s=2)
     assert "orders_user@127.0.0.1:1/orders_db" in caught.value.message
     assert "\n" not in str(caught.value)
+    assert caught.value.message.endswith(": Connection refused.")
     assert "s3cret" not in str(caught.value)
     assert caught.value.hint
 
