@@ -11,7 +11,8 @@ from ansible.errors import AnsibleError
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.utils.color import ANSIBLE_COLOR
 from ansible.utils.display import Display
-from ansible_collections.sre.runbooks.plugins.module_utils.health.summary import counts, grouped, table
+from ansible_collections.sre.runbooks.plugins.module_utils.health.summary import counts, table
+from ansible_collections.sre.runbooks.plugins.module_utils.run.checks import grouped
 from ansible_collections.sre.runbooks.plugins.plugin_utils.progress_action import ProgressAction
 
 

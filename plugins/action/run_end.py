@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from ansible.utils.display import Display
 from ansible_collections.sre.runbooks.plugins.module_utils.run.outcome import decide
 from ansible_collections.sre.runbooks.plugins.module_utils.run.records import read_records, record
+from ansible_collections.sre.runbooks.plugins.module_utils.run.report import unhealthy
 from ansible_collections.sre.runbooks.plugins.module_utils.run.report_page import title
 from ansible_collections.sre.runbooks.plugins.plugin_utils.report import write_report
 from ansible_collections.sre.runbooks.plugins.plugin_utils.run_action import RunAction
@@ -29,6 +30,9 @@ class ActionModule(RunAction):
         report = write_report(folder)
         begun = next((entry["data"] for entry in own if entry["kind"] == "begin"), {})
         lines = [f"{title(host, begun.get('hosts', []))}: {outcome.outcome.upper()}. {outcome.message}".rstrip()]
+        ails = unhealthy(own)
+        if ails:
+            lines.append(f"Health:   {ails}; the report names each")
         if outcome.resume and not outcome.success:
             lines.append(f"To go on: {outcome.resume}")
         if outcome.undo:
@@ -37,7 +41,7 @@ class ActionModule(RunAction):
         display = Display()
         for line in lines:
             display.display(f"  {line}")
-        result = {"changed": False, "report": str(report), **outcome.as_dict()}
+        result = {"changed": False, "report": str(report), "unhealthy": ails, **outcome.as_dict()}
         if not outcome.success:
             result.update(failed=True, msg=f"{outcome.outcome}: {outcome.message} Report: {report}")
         return result

@@ -94,7 +94,9 @@ class CallbackModule(CallbackBase):
         if action == f"{OWN}run_begin" and result.result.get("folder"):
             self._folder = Path(result.result["folder"])
         if action == f"{OWN}run_end" and result.result.get("report"):
-            self._reports.setdefault(result.result["report"], []).append(result.result["outcome"])
+            ails = result.result.get("unhealthy")
+            word = f"{result.result['outcome']} (health: {ails})" if ails else result.result["outcome"]
+            self._reports.setdefault(result.result["report"], []).append(word)
         if self._folder is not None:
             for line in self._waiting:
                 append_line(self._folder / TASKS_FILE, line)

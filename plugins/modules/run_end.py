@@ -51,6 +51,11 @@ undo:
   returned: always
   type: str
   sample: ansible-playbook sre.runbooks.database_restore_undo -e target=orders-db
+unhealthy:
+  description: What was not ok when health was measured last; empty when all was, or nothing was measured.
+  returned: always
+  type: str
+  sample: 1 critical, 2 warning after
 report:
   description: The report's place on the controller.
   returned: always

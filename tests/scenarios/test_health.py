@@ -99,6 +99,7 @@ def test_failing_services_are_named_in_the_failing_task_each_with_a_sentence_of_
     done = bakery.play("health", *QUICK, "-e", "target=services:orders-db", "-e", "health_timeout_seconds=2",
                        "-e", "health_show=false")
     assert done.returncode == 2, done.stdout
+    assert " critical, " in done.stdout[done.stdout.rindex("done (health: "):]
     failed = done.stdout[done.stdout.rindex("fatal:"):]
     for service, status, words in FAULTS.values():
         lines = [line for line in failed.split("\\n") if line.startswith(f"{status:8}  {service} health")]

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ansible_collections.sre.runbooks.plugins.module_utils.run.checks import STATUSES, Checks, rank
+from ansible_collections.sre.runbooks.plugins.module_utils.run.checks import STATUSES, Checks, grouped, rank
 from ansible_collections.sre.runbooks.plugins.module_utils.run.words import duration, size
 
 COLOURS = {"ok": "32", "warning": "33", "unknown": "35", "critical": "31"}
@@ -104,17 +104,6 @@ def table(checks: Checks, width: int = 0, colour: bool = False, everything: bool
         line = _line(row, widths, room)
         lines.append(f"\x1b[{COLOURS.get(row[0], '0')}m{line}\x1b[0m" if colour else line)
     return "\n".join(lines)
-
-
-def grouped(not_measured: Iterable[str]) -> list[str]:
-    """The sentences, with one that is the same for several targets said once."""
-    targets: dict[str, list[str]] = {}
-    for line in not_measured:
-        target, _unused, rest = line.partition(" ")
-        targets.setdefault(rest, []).append(target)
-    return [
-        f"{names[0] if len(names) == 1 else f'{len(names)} targets'} {rest}" for rest, names in targets.items()
-    ]
 
 
 def _line(row: Sequence[str], widths: Sequence[int], room: int) -> str:

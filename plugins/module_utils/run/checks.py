@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,23 @@ def worst(statuses: Iterable[str]) -> str:
 def status_of(checks: Checks) -> str:
     """The worst status of the checks; unknown when there is none."""
     return worst(check["status"] for check in checks)
+
+
+def ailing(checks: Checks) -> str:
+    """How many are not ok, the worst first, as in `1 critical, 2 warning`; empty where all are ok."""
+    found = Counter(STATUSES[rank(check["status"])] for check in checks)
+    return ", ".join(f"{found[status]} {status}" for status in reversed(STATUSES[1:]) if found[status])
+
+
+def grouped(not_measured: Iterable[str]) -> list[str]:
+    """The sentences, with one that is the same for several targets said once."""
+    targets: dict[str, list[str]] = {}
+    for line in not_measured:
+        target, _unused, rest = str(line).partition(" ")
+        targets.setdefault(rest, []).append(target)
+    return [
+        f"{names[0] if len(names) == 1 else f'{len(names)} targets'} {rest}" for rest, names in targets.items()
+    ]
 
 
 def difference(before: Checks, after: Checks) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from ansible_collections.sre.runbooks.plugins.module_utils.run.checks import difference, status_of
+from ansible_collections.sre.runbooks.plugins.module_utils.run.checks import ailing, difference, status_of
 from ansible_collections.sre.runbooks.plugins.module_utils.run.outcome import UNKNOWN, Outcome, from_data, worst
 from ansible_collections.sre.runbooks.plugins.module_utils.run.records import Record
 
@@ -32,10 +32,7 @@ def _health(entries: Sequence[Record]) -> dict[str, Any]:
     labels: dict[str, Any] = {}
     for entry in entries:
         data = entry["data"]
-        checks = [
-            {"target": "", "name": "", "status": "unknown", "message": "", **check}
-            for check in data.get("checks") or [] if isinstance(check, dict)
-        ]
+        checks = _whole(data)
         labels[str(data.get("label", ""))] = {
             "at": entry["at"], "status": status_of(checks), "checks": checks,
             "not_measured": list(data.get("not_measured") or []),
@@ -44,6 +41,23 @@ def _health(entries: Sequence[Record]) -> dict[str, Any]:
     found = difference(before, after) if before and after else {}
     changes = [change for kind in ("worse", "gone", "new", "better") for change in found.get(kind, [])]
     return {"measured": labels, "changes": changes}
+
+
+def unhealthy(records: Sequence[Record]) -> str:
+    """What was not ok when health was measured last, as in `1 critical after`; empty where nothing was."""
+    found = [entry["data"] for entry in records if entry.get("kind") == "checks"]
+    if not found:
+        return ""
+    words = ailing(_whole(found[-1]))
+    return f"{words} {found[-1].get('label', '')}".strip() if words else ""
+
+
+def _whole(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """The checks of one record, each with what everybody reads."""
+    return [
+        {"target": "", "name": "", "status": "unknown", "message": "", **check}
+        for check in data.get("checks") or [] if isinstance(check, dict)
+    ]
 
 
 def _phases(entries: Sequence[Record]) -> list[dict[str, Any]]:

@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from ansible_collections.sre.runbooks.plugins.module_utils.run import outcome as outcomes
+from ansible_collections.sre.runbooks.plugins.module_utils.run.checks import grouped, rank
 from ansible_collections.sre.runbooks.plugins.module_utils.run.words import amount, duration
 
 TONES = {
@@ -46,6 +48,7 @@ MEASURES = {
 }
 # Bars narrower than this cannot be seen on a phone.
 NARROWEST_PERCENT = 0.8
+PARTS = re.compile(r"(?:-\S+ (?=[^-\s]))?\S+|\s+")
 
 
 def title(name: str, hosts: Sequence[str]) -> str:
@@ -148,9 +151,12 @@ def _health(target: Mapping[str, Any]) -> dict[str, Any]:
                 "counts": [
                     {"status": key, "count": count, "tone": TONES[key]} for key, count in counts.items() if count
                 ],
-                "offenders": [_check(check) for check in found["checks"] if check.get("status") != "ok"],
+                "offenders": [
+                    _check(check) for check in sorted(found["checks"], key=lambda check: -rank(check["status"]))
+                    if check["status"] != "ok"
+                ],
                 "all": [_check(check) for check in found["checks"]],
-                "not_measured": found["not_measured"],
+                "not_measured": grouped(found["not_measured"]),
             }
         )
     changes = [
@@ -226,7 +232,9 @@ def _lost(first: Mapping[str, dict[str, Any]], outcome: str) -> dict[str, Any] |
         return nothing if untouched else None if outcome == outcomes.DONE else unproven
     target = f", target {point['objective']}" if point and point["objective"] else ""
     words = f"{point['value']} of data{target}" if point and rows else f"of data{target}" if point else ""
-    return {"value": (rows or point or {})["value"], "words": words, "tone": point["tone"] if point else "quiet"}
+    # Within its target is still lost: no colour says that this is good.
+    tone = "bad" if point and point["tone"] == "bad" else "quiet"
+    return {"value": (rows or point or {})["value"], "words": words, "tone": tone}
 
 
 def _healthy(targets: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -295,13 +303,18 @@ def _target(target: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _next(target: Mapping[str, Any]) -> list[dict[str, str]]:
+def _next(target: Mapping[str, Any]) -> list[dict[str, Any]]:
     commands = []
     if target["outcome"] not in outcomes.SUCCESSES and (target["resume"] or target["command"]):
-        commands.append({"label": "To go on", "command": target["resume"] or target["command"]})
+        commands.append(_command("To go on", target["resume"] or target["command"]))
     if target["undo"]:
-        commands.append({"label": "To undo", "command": target["undo"]})
+        commands.append(_command("To undo", target["undo"]))
     return commands
+
+
+def _command(name: str, command: str) -> dict[str, Any]:
+    """A command and the parts that a narrow screen keeps whole: an option with its value, a word, or blanks."""
+    return {"label": name, "parts": PARTS.findall(command)}
 
 
 def page(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -310,13 +323,17 @@ def page(report: Mapping[str, Any]) -> dict[str, Any]:
     trouble = [target for target in targets if target["tone"] == "bad"] + [t for t in targets if t["tone"] == "warn"]
     slowest = sorted(report["tasks"], key=lambda task: -float(task.get("duration_s") or 0))
     ends = [target["outcome"] for target in targets]
+    tone = TONES[report["outcome"]]
+    if tone == "good" and any(target["health"]["tone"] == "bad" for target in targets):
+        tone = "warn"
     return {
         "counted": ", ".join(f"{ends.count(word)} {word}" for word in outcomes.SEVERITY if word in ends) + ".",
         "healthy": _healthy(targets),
+        "measured": any(target["health"]["shown"] for target in targets),
         "report": report,
         "targets": targets,
         "trouble": trouble,
-        "tone": TONES[report["outcome"]],
+        "tone": tone,
         "explained": EXPLAINED[report["outcome"]],
         "day": day(report["started_at"]),
         "took": duration(report["duration_s"]),

@@ -82,6 +82,11 @@ def test_the_report_shows_at_first_sight_what_happened_and_what_next(
     assert all(bars.nth(index).bounding_box()["width"] >= 2 for index in range(4))  # type: ignore[index]
     assert page.locator("svg.timeline circle.mark").count() == 4
     assert page.get_by_text("missed").is_visible()
+    # An option and its value are one part, which a narrow screen keeps whole.
+    parts = page.locator("pre.command span")
+    assert parts.all_inner_texts() == ["ansible-playbook", "sre.runbooks.database_restore_undo", "-e target=orders-db"]
+    assert all(len(parts.nth(index).evaluate("part => [...part.getClientRects()]")) == 1 for index in range(3))
+    assert page.locator("dt").all_inner_texts() == ["lost", "outage"]
     assert not page.get_by_text("Exchange the names", exact=False).nth(1).is_visible()
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 from ansible_collections.sre.runbooks.plugins.module_utils.run.checks import difference, status_of
-from ansible_collections.sre.runbooks.plugins.module_utils.run.report import build
+from ansible_collections.sre.runbooks.plugins.module_utils.run.report import build, unhealthy
 from ansible_collections.sre.runbooks.plugins.module_utils.run.report_page import label, page, timeline
 from ansible_collections.sre.runbooks.plugins.module_utils.run.words import about, amount, duration, size
 
-from tests.integration.run.sample import at, restore, run
+from tests.integration.run.sample import at, check, restore, run
 
 
 @pytest.mark.parametrize(
@@ -86,6 +86,30 @@ def test_a_host_that_was_lost_in_the_middle_has_an_unknown_outcome() -> None:
     report = build([run(), *restore("a"), *[entry for entry in restore("b") if entry["kind"] != "end"]], [])
     assert {target["name"]: target["outcome"] for target in report["targets"]} == {"a": "done", "b": "unknown"}
     assert report["outcome"] == "unknown"
+
+
+def test_the_page_shows_what_is_not_well_beside_an_outcome_that_is() -> None:
+    records = [run("health"), *restore()]
+    for record in records:
+        if record["kind"] == "checks":
+            record["data"]["checks"] += [check("b", "health", "unknown"), check("b", "query", "critical")]
+            record["data"]["not_measured"] = [f"{name} lag: no standby is connected." for name in ("a", "b")]
+    assert unhealthy(records) == "1 critical, 1 unknown, 1 warning after"
+    shown = page(build(records, []))
+    assert shown["tone"] == "warn"
+    after = shown["targets"][0]["health"]["shown"][-1]
+    assert [found["status"] for found in after["offenders"]] == ["critical", "unknown", "warning"]
+    assert after["not_measured"] == ["2 targets lag: no standby is connected."]
+
+
+def test_losing_within_the_target_is_no_good_news_and_health_that_nobody_measured_is_left_out() -> None:
+    records = [record for record in restore() if record["kind"] != "checks"]
+    for record in records:
+        if record["data"].get("name") == "recovery_point":
+            record["data"]["value"] = 10
+    shown = page(build([run(), *records], []))
+    assert (shown["targets"][0]["lost"]["tone"], shown["measured"]) == ("quiet", False)
+    assert unhealthy(records) == ""
 
 
 def test_every_bar_and_mark_of_the_timeline_is_inside_it() -> None:
