@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
 from ansible_collections.sre.runbooks.plugins.module_utils.run.lock import alive, machine
 from ansible_collections.sre.runbooks.plugins.plugin_utils.dead_run import end_dead_run
 from ansible_collections.sre.runbooks.plugins.plugin_utils.old_python import explained
@@ -30,5 +31,6 @@ class ActionModule(RunAction):
         lost = result.get("taken_over")
         if lost and not self._task.check_mode:
             host, by = str(variables["inventory_hostname"]), str(arguments["holder"]["run"])
+            Display().display(f"  {host}: the lock was taken over from the run {lost['run']}: {lost['reason']}.")
             end_dead_run(self.directory(variables) / lost["run"], host, f"{by} took over: {lost['reason']}")
         return result

@@ -68,12 +68,16 @@ class ProgressAction(ActionBase):
         return str(self._task.delegate_to or task_vars.get("inventory_hostname", ""))
 
     def _say(self, task_vars: dict[str, Any]) -> Callable[[str], None]:
-        """Shows a line under the name of the host that the play is about, as long as somebody is there to read it."""
-        display, host, controller = Display(), task_vars.get("inventory_hostname", ""), os.getppid()
+        """Shows a line under the name of the host that the play is about, as long as somebody is there to read it.
+
+        What runs once for all hosts is about none of them.
+        """
+        display, controller = Display(), os.getppid()
+        whose = "" if self._task.run_once else f"{task_vars.get('inventory_hostname', '')}: "
 
         def say(message: str) -> None:
             if os.getppid() == controller:
-                display.display(f"  {host}: {message}")
+                display.display(f"  {whose}{message}")
 
         return say
 
