@@ -19,6 +19,7 @@ from typing import Any
 from ansible_collections.sre.runbooks.plugins.module_utils.backup import marker as markers
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.marker import Marker
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import (
+    APPLICATION_NAME,
     Login,
     connect,
     identifier,
@@ -361,7 +362,7 @@ class Swap:
                     f"`kill -CONT {left[0]['pid']}` lets it end), then run the same command again.",
                     sessions=[{name: row[name] for name in ("pid", "user", "application")} for row in left],
                 )
-            self.progress.tick(lambda left=left: f"waiting for {_sessions(left)} to end")
+            self.progress.tick(lambda left=left: _waiting(left))
             time.sleep(POLL_S)
         return len(seen)
 
@@ -555,6 +556,12 @@ class Swap:
         if database.marker is None:
             raise RunbookError(f"The database {database.name!r} carries no marker of a swap.")
         return database.marker
+
+
+def _waiting(rows: list[dict[str, Any]]) -> str:
+    """For whom we wait; our own sessions end by themselves, and are nobody whom an operator must look for."""
+    others = [row for row in rows if not (row["application"] or "").startswith(APPLICATION_NAME)]
+    return f"waiting for {_sessions(others)} to end" if others else "waiting until our own sessions are closed"
 
 
 def _sessions(rows: list[dict[str, Any]]) -> str:
