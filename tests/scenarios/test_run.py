@@ -127,7 +127,7 @@ def error(shown: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], ["No target was given", "orders-db, payments-db, audit-db", "-e target=orders-db"]),
+        ([], ["No target was given", "orders-db, payments-db, audit-db", "-e target=<target>"]),
         (["-e", "target=order-db"], ["There is no target order-db", "did you mean orders-db", "-e target=orders-db"]),
         (["-e", "target=databases"], ["is 3 hosts: orders-db", "-e target=databases -e expect=<count>"]),
         (["-e", "target=orders-db", "--limit", "audit-db"], ["The limit audit-db leaves nothing", "without --limit"]),
