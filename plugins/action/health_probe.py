@@ -13,6 +13,7 @@ from ansible.utils.color import ANSIBLE_COLOR
 from ansible.utils.display import Display
 from ansible_collections.sre.runbooks.plugins.module_utils.health.summary import counts, table
 from ansible_collections.sre.runbooks.plugins.module_utils.run.checks import grouped
+from ansible_collections.sre.runbooks.plugins.plugin_utils.missing_secret import plainly
 from ansible_collections.sre.runbooks.plugins.plugin_utils.progress_action import ProgressAction
 
 
@@ -45,7 +46,7 @@ def _target(host: str, hostvars: Any) -> dict[str, Any]:
         # Templates are lazy: going through all of it here is what makes a broken one fail here.
         return {"name": host, "checks": _plain(hostvars[host].get("health_checks", []))}
     except AnsibleError as error:
-        return {"name": host, "checks": [], "error": " ".join(str(error).split())}
+        return {"name": host, "checks": [], "error": plainly(" ".join(str(error).split()))}
 
 
 def _plain(value: Any) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from ansible_collections.sre.runbooks.plugins.module_utils.run.records import record
+from ansible_collections.sre.runbooks.plugins.plugin_utils.missing_secret import plainly
 from ansible_collections.sre.runbooks.plugins.plugin_utils.run_action import RunAction
 
 
@@ -39,4 +40,4 @@ class ActionModule(RunAction):
         task, result = (variables.get(f"ansible_failed_{name}") or {} for name in ("task", "result"))
         items = [item for item in result.get("results", []) if isinstance(item, dict) and item.get("failed")]
         message = items[0].get("msg", "") if items else result.get("msg", "")
-        return {"task": str(task.get("name", "")), "message": str(message or "It failed without a message.")}
+        return {"task": str(task.get("name", "")), "message": plainly(str(message or "It failed without a message."))}
