@@ -46,7 +46,7 @@ docs: dev ## write the generated pages anew: coverage, the README's table
 lock: dev ## write requirements*.txt from pyproject.toml; UPGRADE=--upgrade takes newer versions
 	@$(PY) tools/lock.py $(UPGRADE)
 
-clean: ## remove everything that make has made
+clean: ## remove everything that make has made, the labs' runs and reports in build/ too
 	rm -rf $(VENV) .ansible build .pytest_cache .ruff_cache .hypothesis
 
 # Debian's Chromium opens the reports in the tests, as a person would.
