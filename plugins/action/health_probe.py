@@ -13,6 +13,7 @@ from ansible.utils.color import ANSIBLE_COLOR
 from ansible.utils.display import Display
 from ansible_collections.sre.runbooks.plugins.module_utils.health.summary import counts, table
 from ansible_collections.sre.runbooks.plugins.module_utils.run.checks import grouped
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import counted
 from ansible_collections.sre.runbooks.plugins.plugin_utils.missing_secret import plainly
 from ansible_collections.sre.runbooks.plugins.plugin_utils.progress_action import ProgressAction
 
@@ -26,8 +27,9 @@ class ActionModule(ProgressAction):
         if boolean(self._task.args.get("show", False), strict=False) and "checks" in result:
             display = Display()
             width = display.columns if ANSIBLE_COLOR else 0
-            lines = [*table(result["checks"], width, bool(ANSIBLE_COLOR)).splitlines(),
-                     *grouped(result["not_measured"]), f"{len(result['checks'])} checks: {counts(result['checks'])}"]
+            checks = result["checks"]
+            lines = [*table(checks, width, bool(ANSIBLE_COLOR)).splitlines(), *grouped(result["not_measured"]),
+                     f"{counted(len(checks), 'check')}: {counts(checks)}"]
             for line in lines:
                 display.display(f"  {line}")
         return result

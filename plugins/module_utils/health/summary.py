@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.sre.runbooks.plugins.module_utils.run.checks import STATUSES, Checks, grouped, rank
-from ansible_collections.sre.runbooks.plugins.module_utils.run.words import duration, size
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import counted, duration, size
 
 COLOURS = {"ok": "32", "warning": "33", "unknown": "35", "critical": "31"}
 HEADINGS = ("status", "target", "check", "value", "message")
@@ -58,10 +58,6 @@ def offender_text(check: Mapping[str, Any]) -> str:
     return f"{check['status']:8}  {check['target']} {check['name']}: {value}{check['message']}"
 
 
-def _counted(count: int, word: str) -> str:
-    return f"{count} {word}{'' if count == 1 else 's'}"
-
-
 def summary(checks: Checks, not_measured: Iterable[str] = (), at_least: str = "warning") -> list[str]:
     """One line on the whole, one for each check that is not ok, one for each thing not measured yet.
 
@@ -74,7 +70,7 @@ def summary(checks: Checks, not_measured: Iterable[str] = (), at_least: str = "w
         return ["Nothing was checked, so nothing is known to be well.", *not_measured]
     problems = [check for check in in_order(checks) if rank(check["status"]) >= max(1, rank(at_least))]
     targets = len({check["target"] for check in checks})
-    whole = f"{_counted(len(checks), 'check')} of {_counted(targets, 'target')}: {counts(checks)}."
+    whole = f"{counted(len(checks), 'check')} of {counted(targets, 'target')}: {counts(checks)}."
     return [whole, *map(offender_text, problems), *grouped(not_measured)]
 
 
