@@ -167,7 +167,6 @@ class Lab:
         self._claim(system)
         self._make_link()
         servers = [*system.hosts["databases"], *system.scratch_servers]
-        drills = f", {len(system.scratch_servers)} of them for drills" if system.scratch_servers else ""
         caches = list(system.hosts.get("caches", {}))
         for store in system.hosts["stores"]:
             (self.folder / "stores" / store).mkdir(parents=True, mode=0o700, exist_ok=True)
@@ -178,7 +177,8 @@ class Lab:
                 self._start_cache(host)
             waiting = {pool.submit(self._start_server, system, host): host for host in servers}
             for number, host in enumerate(_each_done(waiting, report, "PostgreSQL servers"), 1):
-                report(f"{host} is ready ({number} of {len(servers)} PostgreSQL servers{drills})")
+                drills = ", for drills," if host in system.scratch_servers else ""
+                report(f"{host}{drills} is ready ({number} of {len(servers)} PostgreSQL servers)")
                 for service, variables in system.hosts["services"].items():
                     if variables.get("service_database") == host:
                         launched[service] = self._launch_service(system, service)

@@ -103,7 +103,7 @@ message:
   description: The result in one sentence.
   returned: always
   type: str
-  sample: "20261121T021500Z-3fa9: 4120331 rows in 9 tables, 402.1 MB, in 41.2 s."
+  sample: "20261121T021500Z-3fa9: 4,120,331 rows in 9 tables, 402.1 MB, in 41.2 s."
 notes:
   description: What else an operator should know, such as a query for the newest row that fails.
   returned: always

@@ -13,7 +13,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest impor
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.snapshot import OURS, read_newest_row
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.moments import utc_text
-from ansible_collections.sre.runbooks.plugins.module_utils.run.words import duration
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import counted, duration
 
 if TYPE_CHECKING:
     import psycopg
@@ -56,7 +56,7 @@ class Changes:
     deleted: int
 
     def __str__(self) -> str:
-        return f"about {self.inserted:,} rows inserted, {self.updated:,} updated and {self.deleted:,} deleted"
+        return f"about {counted(self.inserted, 'row')} inserted, {self.updated:,} updated and {self.deleted:,} deleted"
 
 
 def read_written(connection: Connection) -> Written:
@@ -130,11 +130,11 @@ def told(found: Changes | str, tables: Sequence[Mapping[str, Any]], since: str =
         }
     more = sum(max(0, (one["live"] or 0) - (one["backup"] or 0)) for one in tables)
     fewer = [one["table"] for one in tables if (one["live"] or 0) < (one["backup"] or 0)]
-    lost = f"about {more:,} rows more than in the backup"
+    lost = f"about {counted(more, 'row')} more than in the backup"
     if fewer:
         lost = (
-            f"at least {more:,} rows, and an unknown number in {', '.join(fewer)}, which have fewer rows now than in "
-            "the backup"
+            f"at least {counted(more, 'row')}, and an unknown number in {', '.join(fewer)}, which have fewer rows now "
+            "than in the backup"
         )
     return {
         "inserted": None, "updated": None, "deleted": None, "rows_lost": more, "uncounted": fewer,

@@ -47,8 +47,8 @@ def size(value: Any) -> str:
 
 
 def counted(count: int, word: str) -> str:
-    """How many of a thing: `1 table`, `9 tables`."""
-    return f"{count} {word}{'' if count == 1 else 's'}"
+    """How many of a thing: `1 table`, `4,120 rows`."""
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
 def amount(value: Any, unit: Any) -> str:
