@@ -135,6 +135,7 @@ def test_destroyed_rows_come_back_then_undo_brings_the_other_state_back(scene: S
     assert played.returncode == 0, played.output
     scene.assert_restored()
     assert "deleted since the backup" in " ".join(played.output.split())
+    assert "application 'sre.runbooks" not in played.output, "our own sessions alarm nobody"
     assert "To undo:" in played.output
     assert "database_restore_undo" in played.output
     measures = {one["name"]: one for one in scene.records("measure")}
