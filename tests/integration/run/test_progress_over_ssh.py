@@ -133,7 +133,7 @@ def test_lines_are_shown_while_the_module_works_and_nothing_is_left(work: Work) 
 
 
 def test_a_module_works_in_the_background_as_it_does_in_front(work: Work) -> None:
-    """The same result and the same umask, except for where the progress goes; once for all hosts, in the name of none."""
+    """The same result and umask, except for where the progress goes; once for all hosts, in the name of none."""
     work.open_gate()
     results = []
     for variables in ({}, {"ansible_connection": "local"}):
