@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
 
     up = add("up", "start a lab, or what is missing of it")
     up.add_argument("system", help=f"one of {', '.join(known_systems())}")
-    down = add("down", "end a lab and take everything of it away")
+    down = add("down", "end a lab and take it away; its runs and their reports stay")
     down.add_argument("system", nargs="?", help="the lab named like this system")
     status = add("status", "what runs, and how it is")
     status.add_argument("system", nargs="?", help="the lab named like this system")
