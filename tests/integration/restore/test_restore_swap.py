@@ -414,7 +414,7 @@ def test_rows_written_since_the_backup_are_a_figure_also_beside_deleted_ones(sho
     _wait(lambda: shop.reach("prepared", check=True).values["losses"]["uncounted"] == ["public.orders"])
     found = shop.reach("prepared", check=True).values["losses"]
     assert (found["inserted"], found["updated"], found["deleted"]) == (None, None, None)
-    assert "at least 1 rows, and an unknown number in public.orders" in found["lost"]
+    assert "at least 1 row, and an unknown number in public.orders" in found["lost"]
     assert "began anew at" in found["lost"]
 
 

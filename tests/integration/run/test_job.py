@@ -114,7 +114,7 @@ def test_only_what_ended_long_ago_is_removed_by_the_next(connection: Connection,
     at_work = tmp_path / f"{job_keeper.PREFIX}at-work"
     seen = tmp_path / "seen"
     # Again and again, since the keeper still writes its own files into the folder.
-    age = f"touch -d @{long_ago:.0f} {old} {at_work}"
+    age = f"touch -c -d @{long_ago:.0f} {old} {at_work}"
     outer = f"until test -e {seen}; do {age}; sleep 0.05; done"
     other = subprocess.Popen(
         [sys.executable, "-c", Path(job_keeper.__file__).read_text(), "start", str(at_work), "0", outer]
