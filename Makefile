@@ -12,7 +12,7 @@ OUTSIDE := $(subst $(CURDIR)/$(BIN):,,$(PATH))
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help demo test lint bench dev lab-up lab-down build docs lock clean browser ssh-server
+.PHONY: help demo test lint bench dev lab-up lab-down build docs lock clean browser older-server ssh-server
 
 help: ## these lines
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -20,7 +20,7 @@ help: ## these lines
 demo: $(VENV)/.demo $(LINK) ## see the whole path: a platform measured, data lost, and brought back
 	@$(PY) -m lab.demo
 
-test: dev browser ssh-server lint ## everything: lint, then unit, integration and scenario tests
+test: dev browser older-server ssh-server lint ## everything: lint, then unit, integration and scenario tests
 	@$(PY) tools/run_tests.py
 
 lint: dev ## ansible-lint, ruff, yamllint, ansible-test sanity, and our own checks
@@ -51,7 +51,11 @@ clean: ## remove everything that make has made, the labs' runs and reports in bu
 
 # Debian's Chromium opens the reports in the tests, as a person would.
 browser:
-	@command -v chromium > /dev/null || $(PY) tools/install_browser.py
+	@command -v chromium > /dev/null || $(PY) tools/install_from_debian.py chromium
+
+# Debian's PostgreSQL is older than the wheel's: a server of another major version, with its own client programs.
+older-server: $(VENV)/.test
+	@ls /usr/lib/postgresql/*/bin/postgres > /dev/null 2>&1 || $(PY) tools/install_from_debian.py postgresql
 
 # Debian's OpenSSH is how the tests reach a store on another machine; its server is only unpacked, and serves them alone.
 ssh-server: $(VENV)/.test

@@ -6,7 +6,7 @@
 |---|---|---|
 | `server_folder` | session | a folder for servers of a test's own: `PostgresServer(server_folder / "mine")` |
 | `postgresql_server` | session | a started `lab.postgresql.PostgresServer`; leave it as you found it |
-| `older_server` | session | a started server of an older major version; skips the test where none is installed |
+| `older_server` | session | a started server of an older major version |
 | `redis_server` | session | a started `lab.redis.RedisServer` |
 | `database` | function | a `Login` of the superuser on an empty database of its own, dropped afterwards |
 """
@@ -76,8 +76,7 @@ def postgresql_server(server_folder: Path) -> Iterator[PostgresServer]:
 @pytest.fixture(scope="session")
 def older_server(server_folder: Path) -> Iterator[PostgresServer]:
     """A server of an older major version, with its own client programs."""
-    if not OLDER:
-        pytest.skip("No older server is installed: apt-get install postgresql has one.")
+    assert OLDER, "The older server is missing; run: make older-server, or apt-get install postgresql"
     with OlderServer(server_folder / "older-postgresql") as server:
         yield server
 
