@@ -150,6 +150,8 @@ def pick(
 
 
 KIND = "catalog"
+# Clocks of two machines differ by seconds; more is a wrong clock.
+CLOCK_TOLERANCE_S = 300
 HEADING = (
     f"{'target':<24} {'newest backup':<22} {'age':>10} {'size':>10}  {'proven':<12} {'backups':>7}  a restore takes"
 )
@@ -219,6 +221,16 @@ def assess(target: str, backups: Sequence[Backup], moment: datetime, limits: Lim
                 warning=threshold.warning, critical=threshold.critical,
             )
         seconds = (moment - proven.taken_at).total_seconds()
+        if seconds < -CLOCK_TOLERANCE_S:
+            # A wrong clock, here or there, would let it pass as fresh for as long as it is ahead.
+            message = (
+                f"{proven.backup_id} of {target} was taken {duration(-seconds)} after the time of this clock, so its"
+                " age is unknown. Set the clocks of the database's server and of the store's host (timedatectl)."
+            )
+            return Check(
+                name, target, KIND, "unknown", message, unit="s", warning=threshold.warning,
+                critical=threshold.critical,
+            )
         message = f"The newest backup of {target}{_proven(rung)}, {proven.backup_id}, is {duration(seconds)} old"
         if threshold.judge(seconds) == "ok":
             message += "."

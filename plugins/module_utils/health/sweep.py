@@ -30,7 +30,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.health.shapes import 
 from ansible_collections.sre.runbooks.plugins.module_utils.run.checks import rank
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
-from ansible_collections.sre.runbooks.plugins.module_utils.run.words import about
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import about, counted
 
 # A probe ends by itself at its time-out and says at which point; only one that cannot is given up this much later.
 GRACE_S = 0.5
@@ -204,7 +204,9 @@ class Sweep:
             return False
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
-            self._progress.tick(lambda left=left: f"{about(left)} until the next sample of {len(requests)} checks")
+            self._progress.tick(
+                lambda left=left: f"{about(left)} until the next sample of {counted(len(requests), 'probe')}"
+            )
             time.sleep(min(POLL_S, left))
         return True
 
@@ -229,7 +231,8 @@ class Sweep:
             if self._deadline.over:
                 answers |= {request: Answer([request.unanswered(_not_asked(self._deadline))]) for request in waiting}
                 waiting.clear()
-            self._progress.tick(partial(_awaited, answers, requests, running))
+            if running or waiting:
+                self._progress.tick(partial(_awaited, answers, requests, running))
         return {request: answers[request] for request in requests}
 
     def _answered(self, done: Done) -> list[tuple[Request, Answer]]:
@@ -345,4 +348,4 @@ def _not_asked(deadline: Deadline) -> str:
 
 def _awaited(answers: Mapping[Request, Answer], requests: Sequence[Request], running: Mapping[Request, float]) -> str:
     names = ", ".join(request.label for request in list(running)[:5])
-    return f"{len(answers)} of {len(requests)} checks answered; waiting for {names or 'the next'}"
+    return f"{len(answers)} of {counted(len(requests), 'probe')} answered; waiting for {names or 'the next'}"

@@ -244,6 +244,15 @@ def test_no_backup_is_a_problem_with_the_command():
     )
 
 
+def test_a_backup_of_the_future_is_no_fresh_one(place: TargetFolder):
+    """B42 ⚠: a clock that is ahead would hide for hours that no backup is made any more."""
+    append_verdict(place.backup("20261121T100000Z-0001"), Verdict("good", "restore", "2026-11-21T11:00:00.000Z", "x"))
+    earlier = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
+    checks = assess("auth-db", list_backups(place), earlier, Limits(7200, 7200))
+    assert [check.status for check in checks] == ["unknown", "unknown", "ok"]
+    assert "was taken 1 h after the time of this clock" in checks[0].message
+
+
 def test_the_table_is_aligned_and_says_what_a_restore_would_take(place: TargetFolder):
     column = HEADING.index("a restore takes")
     line = line_of("auth-db", list_backups(place), NOW, "restore")
