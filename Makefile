@@ -20,7 +20,7 @@ help: ## these lines
 demo: $(VENV)/.demo $(LINK) ## see the whole path: a platform measured, data lost, and brought back
 	@$(PY) -m lab.demo
 
-test: dev browser older-server ssh-server lint ## everything: lint, then unit, integration and scenario tests
+test: dev browser older-server ssh-server ## everything: lint, unit, integration and scenario tests, molecule
 	@$(PY) tools/run_tests.py
 
 lint: dev ## ansible-lint, ruff, yamllint, ansible-test sanity, and our own checks

@@ -118,15 +118,20 @@ def process_stat(pid: int) -> tuple[str, int] | None:
     return state, int(parent)
 
 
+def has_ended(pid: int) -> bool:
+    """Whether a process is gone, or only a zombie. One that is just ending loses its arguments first, and lives."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+    stat = process_stat(pid)
+    return stat is None or stat[0] in "ZX"
+
+
 def is_running(pid: int, argument: str) -> bool:
     """Whether this process lives, has not ended as a zombie, and has this text among its arguments.
 
     A process id alone proves nothing: it may have been given to another process since it was written down.
     """
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
-    stat = process_stat(pid)
-    if stat is None or stat[0] in "ZX":
+    if has_ended(pid):
         return False
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace")

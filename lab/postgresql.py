@@ -129,7 +129,7 @@ class PostgresServer(Server):
         machine.send(pid, signal.SIGKILL)
         for child in children:
             machine.send(child, signal.SIGKILL)
-        machine.wait_for(lambda: not any(machine.is_running(one, "postgres") for one in (pid, *children)), self.STOP_S)
+        machine.wait_for(lambda: all(machine.has_ended(one) for one in (pid, *children)), self.STOP_S)
         if segment:  # the few bytes of System V memory that a killed postmaster leaves
             ctypes.CDLL(None).shmctl(int(segment[0].split()[-1]), IPC_RMID, None)
 

@@ -1,9 +1,11 @@
 # Copyright: the sre.runbooks contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""All tests with one call of pytest, in three workers; then the roles' molecule scenarios.
+"""Everything that `make test` runs: the checks of `make lint`, and all tests with one call of pytest in three workers.
 
-A test that takes long is silent; the seconds that it has taken are printed behind its name. Where there is memory
-enough, the tests' servers have their data in it: they make and drop hundreds of databases, each of a thousand files.
+Two parts that keep a single core busy go on beside the tests, and what they say stands behind them: ansible-test sanity
+and the roles' molecule scenarios. A test that takes long is silent; the seconds that it has taken are printed behind
+its name. Where there is memory enough, the tests' servers have their data in it: they make and drop hundreds of
+databases, each of a thousand files.
 """
 
 from __future__ import annotations
@@ -13,10 +15,15 @@ import selectors
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tools import lint
+from tools.repository import ROOT
+
 # The longest files first: each worker takes whole files, which share their servers, and ends on short ones.
 LAYERS = ("scenarios", "integration", "unit")
 # One more than the cores of a small machine: tests wait for servers, for time-outs, for one another.
@@ -67,22 +74,68 @@ def free_memory() -> None:
         shutil.rmtree(root)
 
 
+class Beside(threading.Thread):
+    """Programs one after the other beside the tests, until one fails; what they say is kept."""
+
+    def __init__(self, programs: list[list[str]], environment: dict[str, str]) -> None:
+        super().__init__(daemon=True)
+        self._programs, self._environment = programs, environment
+        self._said: list[bytes] = []
+        self._wanted = True
+        self._code = 0
+
+    def run(self) -> None:
+        """Until the first that fails, or until the rest is not wanted any more."""
+        for argv in self._programs:
+            if self._code or not self._wanted:
+                return
+            done = subprocess.run(
+                argv, cwd=ROOT, env=self._environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT, check=False,
+            )
+            self._said.append(done.stdout)
+            self._code = done.returncode
+
+    def end(self, *, wanted: bool) -> int:
+        """Wait for them, or only for the present one; print what they said, and return the exit code."""
+        self._wanted = wanted
+        while self.is_alive():
+            self.join(SILENCE_S)
+            print(" … sanity and molecule go on", flush=True)
+        sys.stdout.buffer.write(b"".join(self._said))
+        sys.stdout.flush()
+        return self._code
+
+
+def everything(environment: dict[str, str], pytest: list[str]) -> int:
+    """The exit code of the first part that failed."""
+    # Molecule starts ansible-playbook by its name alone.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    beside = Beside(
+        [
+            [sys.executable, "tools/lint.py", "sanity"],
+            [str(Path(sys.executable).with_name("molecule")), "test", "--all"],
+        ],
+        {**environment, "PATH": path, "MOLECULE_GLOB": "extensions/molecule/*/molecule.yml"},
+    )
+    beside.start()
+    quick = [name for name in lint.CHECKS if name != "sanity"]
+    code = run([sys.executable, "tools/lint.py", *quick], environment)
+    if not code:
+        code = run([*pytest, *WORKERS, *(f"tests/{layer}" for layer in LAYERS)], environment)
+    return beside.end(wanted=not code) or code
+
+
 def main(arguments: list[str]) -> int:
-    """The exit code is that of the first part that failed."""
+    """Everything, or the tests that pytest's arguments name."""
     started = time.monotonic()
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     in_memory = memory_available() >= MEMORY_BYTES
     if in_memory:
         environment.setdefault("SRE_RUNBOOKS_LAB_DIRECTORY", str(MEMORY))
-    layers = [f"tests/{layer}" for layer in LAYERS if (ROOT / "tests" / layer).is_dir()]
     colour = ["--color=yes"] if sys.stdout.isatty() else []
     pytest = [sys.executable, "-m", "pytest", "-v", "--durations=10", *colour]
-    code = run([*pytest, *(arguments or [*WORKERS, *layers])], environment)
-    if not code and not arguments and (ROOT / "extensions" / "molecule").is_dir():
-        # Molecule starts ansible-playbook by its name alone.
-        environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        environment["MOLECULE_GLOB"] = "extensions/molecule/*/molecule.yml"
-        code = run([str(Path(sys.executable).parent / "molecule"), "test", "--all"], environment)
+    code = run([*pytest, *arguments], environment) if arguments else everything(environment, pytest)
     if in_memory:
         free_memory()
     print(f"make test: {'passed' if code == 0 else 'FAILED'} after {time.monotonic() - started:.0f} s")

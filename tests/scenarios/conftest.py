@@ -4,8 +4,8 @@
 
 | fixture | scope | what |
 |---|---|---|
-| `bakery` | session | a `Platform`: the system bakery_ia, up, in a lab of these tests' own |
-| `dbis` | session | the same for dbis_core |
+| `bakery` | module | a `Platform`: the system bakery_ia, up, in a lab of these tests' own |
+| `dbis` | module | the same for dbis_core |
 | `mended` | function | ends every fault of `bakery` after the test (destroyed data stays destroyed) |
 
 A `Platform` has
@@ -139,13 +139,14 @@ def _platform(system: str, folder: Path) -> Iterator[Platform]:
         lab.down(print)
 
 
-@pytest.fixture(scope="session")
+# A lab writes all the time, which costs the tests that do not need it: it is up only for the file that does.
+@pytest.fixture(scope="module")
 def bakery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     """The system bakery_ia, up."""
     yield from _platform("bakery_ia", tmp_path_factory.mktemp("bakery"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def dbis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     """The system dbis_core, up."""
     yield from _platform("dbis_core", tmp_path_factory.mktemp("dbis"))

@@ -64,7 +64,7 @@ def reconnecting(backups: Backups) -> Iterator[list[int | None]]:
             except psycopg.Error:
                 seen.append(None)
             # Without a pause one client takes a whole core from the playbook.
-            ended.wait(0.002)
+            ended.wait(0.02)
 
     client = threading.Thread(target=reconnect)
     client.start()

@@ -26,7 +26,7 @@ HOSTILE = "<script>document.title='broken'</script><img src=x onerror=alert(1)>\
 def browser() -> Iterator[Browser]:
     """Debian's Chromium."""
     path = shutil.which("chromium")
-    assert path, "The browser is missing; run: make test-prepare, or apt-get install chromium"
+    assert path, "The browser is missing; run: make browser"
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield started
