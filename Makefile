@@ -46,11 +46,11 @@ docs: dev ## write the generated pages anew: coverage, the README's table
 lock: dev ## write requirements*.txt from pyproject.toml; UPGRADE=--upgrade takes newer versions
 	@$(PY) tools/lock.py $(UPGRADE)
 
-clean: ## remove everything that make has made, the labs' runs and reports in build/ too
+clean: ## remove what make has made here, the labs' runs and reports in build/ too; take labs down first
 	rm -rf $(VENV) .ansible build .pytest_cache .ruff_cache .hypothesis
 
 # Debian's Chromium opens the reports in the tests, as a person would.
-browser:
+browser: $(VENV)/.test
 	@command -v chromium > /dev/null || $(PY) tools/install_from_debian.py chromium
 
 # Debian's PostgreSQL is older than the wheel's: a server of another major version, with its own client programs.

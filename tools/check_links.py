@@ -5,10 +5,7 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tools.repository import ROOT
 
@@ -37,9 +34,3 @@ def findings(root: Path = ROOT) -> list[str]:
             elif anchor and anchor not in anchors(place.read_text(encoding="utf-8")):
                 found.append(f"{page.relative_to(root)}: the link to {target} leads to no heading of that name.")
     return found
-
-
-if __name__ == "__main__":
-    problems = findings()
-    print("\n".join(problems) or "Every link leads somewhere.")
-    sys.exit(1 if problems else 0)

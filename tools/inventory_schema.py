@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import importlib
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tools.repository import ROOT, load, public_variables, roles
 
@@ -299,9 +296,3 @@ def _check_problems(host: str, checks: list[Any]) -> Iterator[str]:
         for option in check:
             if option not in CHECK:
                 yield f"{host}: health_checks has the unknown option {option}."
-
-
-if __name__ == "__main__":
-    found = findings()
-    print("\n".join(found) or "The inventories keep to their words.")
-    sys.exit(1 if found else 0)

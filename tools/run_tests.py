@@ -32,7 +32,7 @@ SILENCE_S = 4.0
 MEMORY = Path("/dev/shm")  # noqa: S108 - lab.machine.state_root makes a private folder there
 MEMORY_BYTES = 8 << 30
 # What stays in a lab's folder when nothing runs any more.
-LEFT = ("demo.lock", "embedded-postgres-", "labs")
+LEFT = ("demo.lock", "embedded-postgres-", "labs", "tests.lock")
 
 
 def run(argv: list[str], environment: dict[str, str]) -> int:

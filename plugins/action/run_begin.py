@@ -51,7 +51,7 @@ class ActionModule(WindowAction):
         record(folder, host, "begin", {"command": self._begun(variables, host, again), "hosts": hosts})
         # Check mode may look at any time and from anywhere: it is told what would be refused.
         acting = arguments["changes"] and not check
-        for refuse in (self._place, self._time):
+        for refuse in (self._place, self._time) if arguments["changes"] or check else (self._place,):
             self._judge(refuse, arguments["runbook"], variables, folder, acting)
         return {"changed": False, "run": folder.name, "folder": str(folder), "holder": {"run": folder.name, **holder}}
 

@@ -32,19 +32,19 @@ SWITCHES = {
     "become_ask_pass": ("-K", "DEFAULT_BECOME_ASK_PASS"),
     "check": ("--check", ""),
 }
-# Places that decide where a run looks for what an earlier one left.
-PLACES = ("run_directory", "run_lock_directory", "run_lock_host")
+# Where a run looks for what an earlier one left, and whom it stops: without them the next command is another one.
+KEPT = ("run_directory", "run_lock_directory", "run_lock_host", "consumers")
 # What ends a value, opens a quotation or an escape in Ansible's name=value.
 UNSAFE = re.compile(r"[\s'\"\\]|\{[{%#]")
 
 
-def rebuild(options: Mapping[str, Any], extra: Mapping[str, str]) -> str:
+def rebuild(options: Mapping[str, Any], extra: Mapping[str, Any]) -> str:
     """The ansible-playbook command for the playbook and inventories in use, with these variables.
 
     Args:
         options: Ansible's command line options (`context.CLIARGS`).
-        extra: variables to give with -e. Of what the operator gave with -e only files and PLACES are repeated: the
-            rest may hold secrets.
+        extra: variables to give with -e. Of what the operator gave with -e only files and KEPT are repeated: the rest
+            may hold secrets.
     """
     playbook = next(iter(options.get("args") or ()), "<playbook>")
     words = ["ansible-playbook", str(playbook)]
@@ -58,7 +58,7 @@ def rebuild(options: Mapping[str, Any], extra: Mapping[str, str]) -> str:
         if text.startswith("@"):
             command += f" -e {shlex.quote('@' + _short(text[1:]))}"
         else:
-            command = with_variables(command, _places(text))
+            command = with_variables(command, _kept(text))
     return with_variables(command, extra)
 
 
@@ -77,14 +77,14 @@ def _connection(options: Mapping[str, Any]) -> list[str]:
     return words
 
 
-def _places(given: str) -> dict[str, str]:
-    """The PLACES in one value of -e."""
+def _kept(given: str) -> dict[str, Any]:
+    """The KEPT variables in one value of -e."""
     try:
         variables = safe_load(given) if given[:1] in "{[" else parse_kv(given)
     except YAMLError:
         return {}
     found = variables if isinstance(variables, dict) else {}
-    return {name: str(found[name]) for name in PLACES if found.get(name)}
+    return {name: found[name] for name in KEPT if found.get(name) not in ("", None)}
 
 
 def _short(path: str) -> str:
@@ -93,11 +93,11 @@ def _short(path: str) -> str:
     return path.removeprefix(here)
 
 
-def with_variables(command: str, extra: Mapping[str, str]) -> str:
+def with_variables(command: str, extra: Mapping[str, Any]) -> str:
     """A command with further variables; a place to fill in, as in <count>, is not quoted, as it is not run."""
     for name, value in extra.items():
-        if UNSAFE.search(value):
-            # In name=value Ansible would cut it at the first space.
+        if not isinstance(value, str) or UNSAFE.search(value):
+            # In name=value Ansible would cut it at the first space, and take everything for a text.
             command += f" -e {shlex.quote(json.dumps({name: value}, ensure_ascii=False))}"
         else:
             command += f" -e {name}={value}" if value.startswith("<") else f" -e {shlex.quote(f'{name}={value}')}"

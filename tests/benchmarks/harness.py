@@ -47,6 +47,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 RESULTS = REPOSITORY / "build" / "benchmarks.json"
 PAGE = REPOSITORY / "docs" / "benchmarks.md"
 RUNS = 5
+# A bar within a cell of a table.
+BAR = "\\|"
 
 Timed = Callable[[], object]
 
@@ -194,8 +196,9 @@ def render(results: dict[str, object]) -> str:
     ]
     for row in sorted(results["rows"], key=lambda row: row["bench"]):
         times = " | ".join(f"{row[key]:.2f}" if key in row else "" for key in ("ours", "raw"))
+        name = str(row["name"]).replace("|", BAR)
         lines.append(
-            f"| {row['name']} | {figure(row)} | {bound(row)} | {verdict(row)} | {times} | {row['measured_at'][:10]} |"
+            f"| {name} | {figure(row)} | {bound(row)} | {verdict(row)} | {times} | {row['measured_at'][:10]} |"
         )
     return "\n".join([*lines, ""])
 

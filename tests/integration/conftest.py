@@ -27,6 +27,7 @@ from psycopg import sql
 from lab import machine
 from lab.postgresql import PostgresServer
 from lab.redis import RedisServer
+from tests.leftovers import is_left, one_worker_at_a_time
 
 OLDER = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
 
@@ -53,9 +54,10 @@ def _end(folder: Path) -> None:
 def server_folder() -> Iterator[Path]:
     """A folder that servers can reach, also when root starts them; what still runs below it at the end is killed."""
     root = machine.state_root()
-    for left in root.glob("tests-*"):  # a test run that was killed could not clean up
-        if not machine.is_running(int(left.name.removeprefix("tests-")), "python"):
-            _end(left)
+    with one_worker_at_a_time():
+        for left in root.glob("tests-*"):
+            if is_left(left.name):
+                _end(left)
     folder = root / f"tests-{os.getpid()}"
     folder.mkdir(mode=0o711)
     yield folder

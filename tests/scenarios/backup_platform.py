@@ -18,6 +18,7 @@ import os
 import pty
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from psycopg import sql
 
 from lab import machine
 from lab.postgresql import PostgresServer
+from tests.leftovers import is_left, one_worker_at_a_time
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 ODD_NAME = "Ordres d'été \"2026\" a=b"
@@ -142,13 +144,16 @@ class Backups:
     def argv(self, playbook: str, *arguments: str) -> list[str]:
         """The command of a playbook."""
         return [
-            str(REPOSITORY / ".venv/bin/ansible-playbook"), "-i", str(self.folder / "hosts.yml"),
+            str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(self.folder / "hosts.yml"),
             f"playbooks/{playbook}.yml", *arguments,
         ]
 
     def environment(self) -> dict[str, str]:
         """The environment of a playbook: a home of its own, and no terminal."""
-        return {**os.environ, "HOME": str(self.folder / "home"), "NO_COLOR": "1"}
+        own = {
+            name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "PG", "XDG_"))
+        }
+        return {**own, "HOME": str(self.folder / "home"), "NO_COLOR": "1"}
 
     def play(self, playbook: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a playbook to its end."""
@@ -251,9 +256,10 @@ def small_space(backups: Backups, server_place: Path) -> Iterator[Path]:
 def server_place() -> Iterator[Path]:
     """A folder that servers can reach; what a killed test run left is ended first."""
     root = machine.state_root()
-    for left in root.glob(f"{PREFIX}*"):
-        if not machine.is_running(int(left.name.removeprefix(PREFIX)), "python"):
-            _end(left)
+    with one_worker_at_a_time():
+        for left in root.glob(f"{PREFIX}*"):
+            if is_left(left.name):
+                _end(left)
     folder = root / f"{PREFIX}{os.getpid()}"
     folder.mkdir(mode=0o711)
     yield folder

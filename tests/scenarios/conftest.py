@@ -37,6 +37,7 @@ import pytest
 
 from lab import REPOSITORY, faults, machine
 from lab.state import Lab, lab_names
+from tests.leftovers import is_left, one_worker_at_a_time
 from tests.scenarios.backup_platform import (
     backup_servers,
     backups,
@@ -128,9 +129,10 @@ class Platform:
 
 
 def _platform(system: str, folder: Path) -> Iterator[Platform]:
-    for name in lab_names():  # a test run that was killed could not clean up
-        if name.startswith(PREFIX) and not machine.is_running(int(name.split("-")[1]), "python"):
-            Lab(name).down(print)
+    with one_worker_at_a_time():
+        for name in lab_names():
+            if name.startswith(PREFIX) and is_left(name):
+                Lab(name).down(print)
     lab = Lab(f"{PREFIX}{os.getpid()}-{system}")
     try:
         lab.up(system, print)

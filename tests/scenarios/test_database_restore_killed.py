@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.swap import LOCK_KEY
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import connect
 
 from lab import machine
@@ -20,11 +21,23 @@ from tests.scenarios.restore_scene import SERVICE, TABLE, TARGET, Scene, made_sc
 
 __all__ = ["made_scene", "scene"]
 
+UNDO = ("database_restore_undo", "-e", f"target={TARGET}", "-e", f"approve={TARGET}")
 # The owner's check, which waits where a test says so by a role: roles are seen from every database.
 HELD_CHECK = (
     f"SELECT count(*) > 0 FROM {TABLE}, pg_sleep(CASE WHEN EXISTS (SELECT FROM pg_roles WHERE rolname = "
     "CASE WHEN current_database() LIKE '%\\_\\_restoring\\_%' THEN 'hold_copy' ELSE 'hold_live' END) THEN 4 ELSE 0 END)"
 )
+
+
+def test_a_module_that_outlives_its_playbook_is_not_undone_by_the_next_run(scene: Scene) -> None:
+    pid = scene.service_pid()
+    with connect(scene.admin, "orphan") as other:
+        other.execute(f"SELECT pg_advisory_lock({LOCK_KEY})", [scene.database])
+        played = scene.restore("-e", "database_restore_lock_wait_seconds=1")
+    assert played.returncode == 2, played.output
+    assert f"{TARGET}: FAILED AND UNDONE. Another run still works on the database '{scene.database}'" in played.output
+    assert scene.service_pid() == pid
+    assert scene.states() == {scene.database: "open"}
 
 
 def test_two_operators_at_once_and_the_second_is_told_who_works(scene: Scene) -> None:
@@ -89,9 +102,8 @@ def test_a_way_back_that_is_killed_while_closed_is_ended_by_the_same_command(sce
     """A85 ⚠: what is lost can no longer be counted then, and is never called nothing."""
     played = scene.restore()
     assert played.returncode == 0, played.output
-    undo = ("database_restore_undo", "-e", f"target={TARGET}", "-e", f"approve={TARGET}")
     with _rename_held(scene) as rename:
-        child = scene.platform.begin(*undo)
+        child = scene.platform.begin(*UNDO)
         try:
             assert machine.wait_for(lambda: "closed" in scene.states().values(), 60), _output(child)
             _kill(child.pid, signal.SIGKILL, whole=True)
@@ -99,11 +111,29 @@ def test_a_way_back_that_is_killed_while_closed_is_ended_by_the_same_command(sce
             _reap(child)
         rename.rollback()
     assert scene.states()[scene.database] == "closed"
-    again = scene.platform.play(*undo)
+    again = scene.platform.play(*UNDO)
     assert again.returncode == 0, again.output
     assert "unknown: going back was begun before" in again.output
     assert scene.old_rows() < scene.wanted_rows
     assert sorted(scene.states().values()) == ["abandoned", "open"]
+    assert scene.platform.get(SERVICE)[0] == 200
+
+
+def test_going_back_from_a_killed_restore_drops_its_copy_and_leaves_the_live_database(scene: Scene) -> None:
+    """A85 ⚠ D30 ⚠: a window that closes meanwhile stops nobody, and what is live then is said as it is."""
+    _begin_and_kill(scene, "restoring", signal.SIGKILL, whole=True)
+    pid = scene.service_pid()
+    later = "{{ [{'name': 'Audit', 'from': '2020-01-01', 'until': '2099-01-01'}] if run_folder is defined else [] }}"
+    late = scene.platform.play(*UNDO, "-e", json.dumps({"run_freezes": later}))
+    assert late.returncode == 2, late.output
+    assert "is frozen by Audit" in late.output
+    assert f"FAILED AND UNDONE. {scene.database} is as it was before the restore, and open." in late.output
+    assert scene.service_pid() == pid
+    undone = scene.platform.play(*UNDO)
+    assert undone.returncode == 0, undone.output
+    assert "nothing: no application was let in" in " ".join(undone.output.split())
+    assert scene.states() == {scene.database: "open"}
+    assert scene.old_rows() < scene.wanted_rows
     assert scene.platform.get(SERVICE)[0] == 200
 
 

@@ -308,7 +308,7 @@ def test_after_kill_9_the_next_run_takes_over_with_what_was_stopped(operator: Op
     texts = [entry["data"]["text"] for entry in operator.records("message")]
     assert any(f"taken over from the run {dead}" in text and "is gone" in text for text in texts)
     assert f"orders-db: the lock was taken over from the run {dead}: " in ended.stdout
-    assert "Still stopped: orders" in texts
+    assert "Still stopped by an earlier run: orders." in texts
     # Nobody released it, so it stays remembered, and holds nobody up.
     left = operator.locks()["orders-db"]
     assert (left["run"], left["process"], [entry["target"] for entry in left["quiesced"]]) == ("", None, ["orders"])

@@ -95,7 +95,7 @@ def test_an_odd_name_goes_through_backup_proof_restore_and_back(backups: Backups
             played = backups.play("database_restore", *APPROVED)
             assert machine.wait_for(lambda: 5000 in seen, 10)
         assert played.returncode == 0, played.stdout
-        assert [count for count, _unused in itertools.groupby(filter(None, seen))] == [2500, 5000]
+        assert [count for count, _unused in itertools.groupby(one for one in seen if one is not None)] == [2500, 5000]
         analysed = "SELECT last_analyze FROM pg_stat_user_tables WHERE relname = 'orders'"
         assert backups.sql(analysed)[0]["last_analyze"]
         (kept,) = backups.left()
@@ -199,6 +199,7 @@ def test_a_dump_that_is_killed_alone_and_a_backup_that_is_interrupted_leave_no_b
 ADMIN = "No connection to PostgreSQL as postgres@127.0.0.1"
 NEXT = " Check that the server runs and that host, port, user and password in the inventory are right."
 PASSWORDS = [
+    ("database_backup", "database_admin", "REFUSED", ADMIN, NEXT),
     ("backup_verify", "postgresql_admin", "FAILED AND UNDONE", "is unverifiable", NEXT),
     ("database_restore", "database_admin", "REFUSED", ADMIN, NEXT),
     ("database_restore_undo", "database_admin", "REFUSED", ADMIN, NEXT),

@@ -416,7 +416,9 @@ class Restore:
                 plan.add("exchange the names back", name, "restored", "as before")
             if position.state in (markers.CLOSED, markers.EXCHANGED):
                 plan.add("let applications in", name, "closed", "open")
-            plan.add("drop the copy", copy_name(name, position.backup), "unfinished copy", "absent", reversible=False)
+            if self.request.drop_copy:
+                copy = copy_name(name, position.backup)
+                plan.add("drop the copy", copy, "unfinished copy", "absent", reversible=False)
             if not self.check:
                 self.swap.give_way()
                 self.result.values["left"] = self._drop_copies() if self.request.drop_copy else []

@@ -270,6 +270,7 @@ class Swap:
                 raise RunbookError(
                     f"Another run still works on the database {self.database!r} ({who}); waited {wait_s:.0f} s for it.",
                     "Wait until it has ended, then start the same command again: it goes on from where that one ended.",
+                    busy=True,
                 )
             self.progress.tick(lambda who=who: f"waiting for the run that still works on {self.database!r} ({who})")
             time.sleep(0.1)
