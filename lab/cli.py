@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ from lab.state import Lab, Row, lab_names
 from lab.system import known_systems
 
 BAD_INPUT = 2
+# A lab's data are dumped and restored beside themselves.
+FILLED = 0.25
 REPORT_EVERY_S = 2.0
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?)i?B?", re.IGNORECASE)
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -141,6 +144,12 @@ def _fill(arguments: argparse.Namespace) -> int:
     database = arguments.database or lab.system.lab["main_database"]
     if database not in lab.system.hosts["databases"]:
         raise RunbookError(f"The lab {lab.name} has no database {database}.")
+    free = shutil.disk_usage(lab.folder).free
+    if arguments.bytes > free * FILLED:
+        raise RunbookError(
+            f"{arguments.bytes / 1e6:,.0f} MB are too much: {free / 1e6:,.0f} MB are free on the disk of {lab.folder}.",
+            "Its backups and copies need room too: ask for at most a quarter of it.",
+        )
     last = 0.0
 
     def report(done: int, total: int) -> None:

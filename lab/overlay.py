@@ -36,6 +36,8 @@ def _everywhere(lab: Lab) -> dict[str, str]:
     return {
         "secrets_directory": str(lab.folder / "secrets"), "run_directory": str(lab.runs),
         "run_lock_host": "localhost", "run_lock_directory": str(lab.folder / "locks"),
+        # Counters of a lab are no samples of the platform that it stands in for.
+        "health_samples_file": str(lab.folder / "samples.json"),
     }
 
 

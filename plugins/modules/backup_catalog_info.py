@@ -84,6 +84,12 @@ takes:
   returned: always
   type: str
   sample: 20261109T021500Z-a1b2
+listing:
+  description: A line for each backup, the newest first.
+  returned: always
+  type: list
+  elements: str
+  sample: ["20261121T021500Z-3fa9  1 h old, 402.1 MB, proven to content"]
 problems:
   description: What is wrong, each a sentence with the next step. Empty when every one of RV(checks) is ok.
   returned: always
@@ -112,6 +118,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import
     Limits,
     assess,
     line_of,
+    listing,
     list_backups,
     takes,
 )
@@ -144,7 +151,7 @@ def main() -> None:
         changed=False, backups=[backup.as_dict(moment) for backup in backups],
         checks=[check.as_dict() for check in checks], takes=taken.backup_id if taken else None,
         problems=[check.message for check in checks if check.status != "ok"], heading=HEADING,
-        line=line_of(target, backups, moment, least_rung),
+        line=line_of(target, backups, moment, least_rung), listing=listing(backups, moment),
     )
 
 

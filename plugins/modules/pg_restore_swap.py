@@ -54,7 +54,7 @@ options:
     description: The backup to restore; without it the newest that fits.
     type: str
   before:
-    description: Only backups taken at or before this time (ISO 8601).
+    description: Only backups taken at or before this time (ISO 8601 with a zone).
     type: str
   least_rung:
     description: How high a backup must be proven; V(none) takes unproven ones too.
@@ -168,14 +168,14 @@ backup:
   type: dict
   sample: {backup_id: 20261121T021500Z-3fa9, taken_at: "2026-11-21T02:15:00.120Z", proven_rung: content,
            newest_row_at: "2026-11-21T02:14:59.880Z", size_bytes: 500000000, drill_seconds: 41.2,
-           newer: {count: 0, newest_taken_at: null}}
+           newer: {count: 0, damaged: 0, newest_taken_at: null}, rows: 31240, rows_before: 31102}
 losses:
   description: What a restore (or going back) takes away, as far as it can be told.
   returned: when the live database can be read
   type: dict
   sample: {newest_live_row_at: "2026-11-21T14:31:00.000Z", newest_backup_row_at: "2026-11-21T02:14:59.880Z",
            lost_seconds: 44160.12, problem: "", inserted: 4120, updated: 12, deleted: 3, rows_lost: 4120, uncounted: [],
-           lost: "about 4,120 rows inserted, 12 updated and 3 deleted since the backup; the backup's newest row is
+           lost: "about 4,120 rows inserted and 12 updated since the backup; the backup's newest row is
            12 h 16 min older",
            tables: [{table: public.orders, backup: 100000, live: 104117}]}
 notes:
@@ -232,7 +232,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.arguments import place_of, store_spec
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import parse_time
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import parse_before
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.restore import STATES, Request, Restore
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import RESTORABLE, RUNGS
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.arguments import login_spec
@@ -249,7 +249,7 @@ def request_of(arguments: dict[str, Any]) -> Request:
         login=Login.from_arguments(arguments["login"]), database=arguments["database"], run=arguments["run"],
         place=place_of(arguments),
         backup_id=arguments["backup_id"] or None,
-        before=parse_time(arguments["before"]) if arguments["before"] else None,
+        before=parse_before(arguments["before"]) if arguments["before"] else None,
         least_rung=None if rung == "none" else rung, application_check=arguments["application_check"],
         newest_row_query=arguments["newest_row_query"], bin_directory=arguments["postgresql_bin_directory"],
         jobs=arguments["jobs"], retired=arguments["retired"] or None, losses_agreed=arguments["losses_agreed"],

@@ -131,8 +131,13 @@ def test_a_damaged_backup_is_never_restored_and_the_live_database_stays(backups:
     flip(data_file(folder))
     assert_refused(
         backups.play(*RESTORE), "FAILED AND UNDONE", "has another SHA-256 than in the manifest",
-        "Do not use it; choose another one of the catalog",
+        "Do not use it: the same command without -e backup takes the newest one that is proven and whole",
     )
+    assert read_verdicts(folder)[-1].verdict == "corrupt"
+    listed = backups.play("backup_catalog", *ORDERS)
+    assert listed.returncode == 2, listed.stdout
+    assert f"{folder.name}  " in listed.stdout
+    assert_refused(backups.play(*RESTORE, "-e", f"backup={folder.name}"), "REFUSED", f"{folder.name} is corrupt")
     flip(folder / MANIFEST)
     assert_refused(
         backups.play(*RESTORE), "REFUSED", f"{MANIFEST} is not what was written", "choose another one of the catalog"

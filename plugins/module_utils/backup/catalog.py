@@ -88,6 +88,24 @@ def parse_time(text: str) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
+def parse_before(text: str) -> datetime:
+    """A moment that an operator gives.
+
+    Raises:
+        RunbookError: it is no time, or has no zone: an hour more or less is another backup.
+    """
+    moment = parse_time(text)
+    try:
+        zoned = datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        zoned = False
+    if not zoned:
+        raise RunbookError(
+            f"The time {text} has no zone.", f"Give it with one, as in {moment:%Y-%m-%dT%H:%M}Z or +01:00."
+        )
+    return moment
+
+
 def list_backups(place: TargetFolder) -> list[Backup]:
     """All backups of a target, oldest first; one that is broken or cannot be read is listed with its problem."""
     backups = []
@@ -129,6 +147,7 @@ def pick(
     """
     wanted, hint = "", "List what is there with the playbook sre.runbooks.backup_catalog."
     if backup_id:
+        _require_usable([one for one in backups if one.backup_id == backup_id], backup_id, _summary(backups), hint)
         wanted = f" with the id {backup_id}"
     if before:
         wanted += f" from {before.isoformat()} or earlier"
@@ -147,6 +166,14 @@ def pick(
             continue
         return backup
     raise RunbookError(f"There is no backup{wanted}: {_summary(backups)}", hint)
+
+
+def _require_usable(found: Sequence[Backup], backup_id: str, summary: str, hint: str) -> None:
+    if not found:
+        raise RunbookError(f"There is no backup with the id {backup_id}: {summary}", hint)
+    last = found[-1].verdicts[-1].verdict if found[-1].verdicts else ""
+    if last in BAD:
+        raise RunbookError(f"The backup {backup_id} is {last}, as its last proof says: {summary}", hint)
 
 
 KIND = "catalog"
@@ -178,6 +205,19 @@ def line_of(target: str, backups: Sequence[Backup], moment: datetime, least_rung
         old = (moment - taken.taken_at).total_seconds()
         told = "the newest" if taken == backups[-1] else f"{taken.backup_id}, {about(old)} old"
     return f"{target:<24} {newest['backup_id']:<22} {age:>10} {size:>10}  {verdict:<12} {len(backups):>7}  {told}"
+
+
+def listing(backups: Sequence[Backup], moment: datetime) -> list[str]:
+    """A line for each backup, the newest first, with what -e backup takes."""
+    lines = []
+    for one in reversed(backups):
+        seen = one.as_dict(moment)
+        age = "of an unknown age" if seen["age_s"] is None else f"{about(seen['age_s'])} old"
+        size = "" if seen["total_bytes"] is None else f", {size_words(seen['total_bytes'])}"
+        proven = f"proven to {seen['rung']}" if seen["rung"] else "not proven"
+        state = seen["verdict"] if seen["verdict"] in BAD else proven
+        lines.append(f"{one.backup_id}  {age}{size}, {one.problem or state}")
+    return lines
 
 
 @dataclass(frozen=True)
@@ -261,5 +301,6 @@ def _summary(backups: Sequence[Backup]) -> str:
     if not backups:
         return "the catalog is empty."
     newest = backups[-1]
-    state = newest.problem or f"proven to {newest.proven_rung or 'no rung'}"
+    last = newest.verdicts[-1].verdict if newest.verdicts else ""
+    state = newest.problem or (last if last in BAD else f"proven to {newest.proven_rung or 'no rung'}")
     return f"the catalog holds {len(backups)}, the newest is {newest.backup_id} ({state.rstrip('.')})."

@@ -55,8 +55,10 @@ class Changes:
     updated: int
     deleted: int
 
-    def __str__(self) -> str:
-        return f"about {counted(self.inserted, 'row')} inserted, {self.updated:,} updated and {self.deleted:,} deleted"
+    def lost_since(self, since: str) -> str:
+        """What going back costs, in words: what was deleted since is not lost, it comes back."""
+        back = f"; {self.deleted:,} deleted since then come back" if self.deleted else ""
+        return f"about {counted(self.inserted, 'row')} inserted and {self.updated:,} updated since {since}{back}"
 
 
 def read_written(connection: Connection) -> Written:
@@ -126,7 +128,7 @@ def told(found: Changes | str, tables: Sequence[Mapping[str, Any]], since: str =
     if isinstance(found, Changes):
         return {
             "inserted": found.inserted, "updated": found.updated, "deleted": found.deleted,
-            "rows_lost": found.inserted, "uncounted": [], "lost": f"{found} since {since}",
+            "rows_lost": found.inserted, "uncounted": [], "lost": found.lost_since(since),
         }
     more = sum(max(0, (one["live"] or 0) - (one["backup"] or 0)) for one in tables)
     fewer = [one["table"] for one in tables if (one["live"] or 0) < (one["backup"] or 0)]

@@ -33,7 +33,16 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.swap import (
     Swap,
     copy_name,
 )
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import RESTORABLE, height
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import (
+    BAD,
+    CORRUPT,
+    RESTORABLE,
+    UNVERIFIABLE,
+    Rung,
+    Verdict,
+    append_verdict,
+    height,
+)
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.client_tools import find_client_tools
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import (
     Login,
@@ -158,6 +167,7 @@ class Restore:
             "backup_id": backup.backup_id, "taken_at": manifest.snapshot.taken_at, "proven_rung": backup.proven_rung,
             "newest_row_at": manifest.newest_row_at, "size_bytes": manifest.database.size_bytes,
             "drill_seconds": _drill_seconds(backup), "newer": _newer(backups, backup),
+            "rows": _rows(manifest), "rows_before": _rows_before(backups, backup),
         }
         properties = manifest.database
         if position.live:
@@ -271,7 +281,7 @@ class Restore:
             with self.progress.during(lambda: f"{scanner.done_bytes / 1e6:.0f} MB of the files are what was written"):
                 scanner.wait()
         except FindingError as error:
-            raise _broken(backup, str(error)) from error
+            raise _broken(backup, error) from error
         finally:
             scanner.close()
 
@@ -510,10 +520,18 @@ def _manifest(backup: Backup) -> Manifest:
     return backup.manifest
 
 
-def _broken(backup: Backup, reason: str) -> RunbookError:
+def _broken(backup: Backup, finding: FindingError) -> RunbookError:
+    """The finding is written down as a verdict first: the catalog must not call this backup good any more."""
+    moment, noted = utc_text(datetime.now(UTC)), ""
+    rungs = [Rung("bytes", False, str(finding), 0.0)]
+    try:
+        append_verdict(backup.folder, Verdict(finding.verdict, None, moment, backup.backup_id, rungs))
+    except OSError as error:
+        noted = f" That could not be written into its verdicts ({error.strerror})."
     return RunbookError(
-        f"The backup {backup.backup_id} is not what was written: {reason}.",
-        "Do not use it; choose another one of the catalog (-e backup=<id>) and look at the store's disk.",
+        f"The backup {backup.backup_id} is not what was written: {finding}.{noted}",
+        "Do not use it: the same command without -e backup takes the newest one that is proven and whole. Look at the"
+        " store's disk.",
         corrupt=True,
     )
 
@@ -523,19 +541,34 @@ def _prove_bytes(backup: Backup, files: list[File]) -> None:
         try:
             found = hash_file(backup.folder / file.path)
         except OSError as error:
-            raise _broken(backup, f"{file.path} cannot be read ({error.strerror})") from error
+            finding = FindingError(UNVERIFIABLE, f"{file.path} cannot be read ({error.strerror})")
+            raise _broken(backup, finding) from error
         if found != (file.bytes, file.sha256):
-            raise _broken(backup, f"{file.path} has another SHA-256 than in the manifest")
+            raise _broken(backup, FindingError(CORRUPT, f"{file.path} has another SHA-256 than in the manifest"))
 
 
 def _newer(backups: list[Backup], chosen: Backup) -> dict[str, Any]:
-    """How many backups are newer than the chosen one and proven less, and when the newest of them was taken."""
+    """How many backups are newer than the chosen one and proven less or damaged, and when the newest was taken."""
     newer = [
         one for one in backups
         if one.manifest and chosen.taken_at and one.taken_at > chosen.taken_at
         and height(one.proven_rung) < height(chosen.proven_rung)
     ]
-    return {"count": len(newer), "newest_taken_at": newer[-1].manifest.snapshot.taken_at if newer else None}
+    damaged = [one for one in newer if one.verdicts and one.verdicts[-1].verdict in BAD]
+    return {
+        "count": len(newer) - len(damaged), "damaged": len(damaged),
+        "newest_taken_at": newer[-1].manifest.snapshot.taken_at if newer else None,
+    }
+
+
+def _rows(manifest: Manifest) -> int:
+    return sum(table.rows or 0 for table in manifest.tables)
+
+
+def _rows_before(backups: list[Backup], chosen: Backup) -> int | None:
+    """Rows of the backup before the chosen one: a backup taken after the accident is whole, and holds the accident."""
+    earlier = [one.manifest for one in backups if one.manifest and chosen.taken_at and one.taken_at < chosen.taken_at]
+    return _rows(earlier[-1]) if earlier else None
 
 
 def _drill_seconds(backup: Backup) -> float | None:

@@ -61,6 +61,8 @@ with contextlib.suppress(ImportError):
 SCRATCH_OPTIONS = "-c synchronous_commit=off -c maintenance_work_mem=256MB"
 CONTENTS = f"{DATA}/toc.dat"
 # What the server says about the data itself; anything else that ends a restore is about where it is restored.
+# Of these two the end is known only when every data file was read, which goes on beside the rungs above them.
+READ_BESIDE = ("bytes", "archive")
 DATA_IS_WRONG = (
     "duplicate key", "could not create unique index", "violates", "invalid input syntax", "invalid byte sequence",
     "could not uncompress", "unexpected end of file", "could not read from input file", "extra data after last",
@@ -125,6 +127,7 @@ class Verification:
         self._rungs: list[Rung] = []
         self._activity: Callable[[], str] = lambda: "reading the manifest"
         self._scanner = Scanner(folder, [], False, 0)
+        self._read = False
         self.notes: list[str] = []
         self.manifest: Manifest | None = None
 
@@ -169,9 +172,13 @@ class Verification:
             detail = f"The server of the drill: {first_line(error)}."
             finding = FindingError(UNVERIFIABLE, detail)
         self._rungs.append(Rung(name, finding is None, detail, round(time.monotonic() - started, 3)))
-        self._progress.say(f"{name}: {'passed' if finding is None else 'not passed'}, {detail}")
+        if finding or self._read or name not in READ_BESIDE:
+            self._say(self._rungs[-1])
         if finding:
             raise finding
+
+    def _say(self, rung: Rung) -> None:
+        self._progress.say(f"{rung.name}: {'passed' if rung.passed else 'not passed'}, {rung.detail}")
 
     def _climb(self) -> None:
         self._rung("bytes", self._begin_bytes)
@@ -220,8 +227,12 @@ class Verification:
         else:
             self._rungs[0] = Rung("bytes", True, first.detail, max(first.duration_s, self._scanner.duration_s))
         if problem:
-            self._progress.say(f"{self._rungs[-1].name}: not passed, {problem}")
+            self._say(self._rungs[-1])
             raise problem
+        self._read = True
+        for rung in self._rungs:
+            if rung.name in READ_BESIDE:
+                self._say(rung)
 
     def _read_manifest(self) -> Manifest:
         try:

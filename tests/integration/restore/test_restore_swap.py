@@ -273,7 +273,7 @@ def test_undo_says_what_would_be_lost_then_brings_the_old_one_back_and_keeps_the
     _wait(lambda: shop.run("SELECT sum(n_tup_upd) AS n FROM pg_stat_user_tables")[0]["n"] == 3)
 
     losses = shop.reach("undone", check=True).values["losses"]
-    assert losses["lost"] == "about 12 rows inserted, 3 updated and 0 deleted since the exchange"
+    assert losses["lost"] == "about 12 rows inserted and 3 updated since the exchange"
     assert not shop.reach("undone").plan, "without an agreement nothing happens to a finished restore"
     undone = shop.reach("undone", losses_agreed=True)
     shop.reach("done")
@@ -435,7 +435,7 @@ def test_counters_that_a_crash_emptied_are_never_taken_for_nothing_written(
     shop.reach("swapped")
     shop.reach("done")
     assert shop.reach("undone", check=True).values["losses"]["lost"] == (
-        "about 0 rows inserted, 0 updated and 0 deleted since the exchange"
+        "about 0 rows inserted and 0 updated since the exchange"
     )
     crashing.kill()
     crashing.start()

@@ -23,6 +23,9 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import
     assess,
     line_of,
     list_backups,
+    listing,
+    parse_before,
+    pick,
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.dump import estimate_bytes
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import (
@@ -251,6 +254,25 @@ def test_a_backup_of_the_future_is_no_fresh_one(place: TargetFolder):
     checks = assess("auth-db", list_backups(place), earlier, Limits(7200, 7200))
     assert [check.status for check in checks] == ["unknown", "unknown", "ok"]
     assert "was taken 1 h after the time of this clock" in checks[0].message
+
+
+@pytest.mark.parametrize("text", ["2026-11-21T18:43", "2026-11-21"])
+def test_a_moment_without_a_zone_is_refused(text: str):
+    """A85 ⚠: an hour more or less is another backup."""
+    with pytest.raises(RunbookError, match=f"The time {text} has no zone. Give it with one, as in 2026-11-21T"):
+        parse_before(text)
+    assert parse_before("2026-11-21T18:43+01:00") == datetime(2026, 11, 21, 17, 43, tzinfo=UTC)
+
+
+def test_one_backup_that_was_named_is_missing_or_damaged_and_not_merely_unproven(place: TargetFolder):
+    with pytest.raises(RunbookError, match="There is no backup with the id nosuch: the catalog holds 1"):
+        pick(list_backups(place), backup_id="nosuch")
+    name = "20261121T100000Z-0001"
+    append_verdict(place.backup(name), Verdict("corrupt", None, "2026-11-21T11:00:00.000Z", name))
+    with pytest.raises(RunbookError, match=f"The backup {name} is corrupt, as its last proof says"):
+        pick(list_backups(place), backup_id=name)
+    assert listing(list_backups(place), NOW)[0].startswith(f"{name}  2 hours old, ")
+    assert listing(list_backups(place), NOW)[0].endswith(", corrupt")
 
 
 def test_the_table_is_aligned_and_says_what_a_restore_would_take(place: TargetFolder):

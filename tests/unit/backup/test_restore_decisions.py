@@ -216,7 +216,7 @@ def test_without_counters_the_least_is_told_and_why() -> None:
     grown, shrunk = {"table": "public.a", "backup": 10, "live": 15}, {"table": "public.b", "backup": 9, "live": None}
     known = told(Changes(4120, 12, 3), [grown, shrunk])
     assert (known["rows_lost"], known["uncounted"]) == (4120, [])
-    assert known["lost"] == "about 4,120 rows inserted, 12 updated and 3 deleted since the backup"
+    assert known["lost"] == "about 4,120 rows inserted and 12 updated since the backup; 3 deleted since then come back"
     unknown = told("nobody knows", [grown, shrunk])
     assert (unknown["rows_lost"], unknown["uncounted"], unknown["deleted"]) == (5, ["public.b"], None)
     assert "at least 5 rows, and an unknown number in public.b" in unknown["lost"]
