@@ -12,16 +12,19 @@ OUTSIDE := $(subst $(CURDIR)/$(BIN):,,$(PATH))
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help demo test lint bench dev lab-up lab-down build docs lock clean browser older-server ssh-server
+.PHONY: help demo test test-faults lint bench dev lab-up lab-down build docs lock clean browser older-server ssh-server
 
 help: ## these lines
-	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | awk -F'|' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.demo $(LINK) ## see the whole path: a platform measured, data lost, and brought back
 	@$(PY) -m lab.demo
 
 test: dev browser older-server ssh-server ## everything: lint, unit, integration and scenario tests, molecule
 	@$(PY) tools/run_tests.py
+
+test-faults: dev older-server ## every fault of the matrix, injected for real; writes docs/faults.md
+	@$(PY) tools/run_faults.py
 
 lint: dev ## ansible-lint, ruff, yamllint, ansible-test sanity, and our own checks
 	@$(PY) tools/lint.py

@@ -68,6 +68,8 @@ class Server:
                 return self
             if chosen or attempt == PORT_ATTEMPTS - 1 or self.PORT_TAKEN not in self._log_tail():
                 break
+        # One that lives and does not answer would hold its ports for ever.
+        self.kill()
         raise RunbookError(f"The {self.NAME} server below {self.folder} did not start: {self._log_tail()}")
 
     def stop(self) -> None:

@@ -95,7 +95,11 @@ GROUPS: dict[str, dict[str, Word]] = {
         "postgresql_sslmode": Word(str), "postgresql_sslrootcert": Word(str),
         "postgresql_bin_directory": Word(str),
     },
-    "stores": {"store_path": Word(str, True), "server": Word(str, True, relation="servers")},
+    "stores": {
+        "store_path": Word(str), "store_s3": Word(dict, open=True), "store_recipients": Word(list),
+        "store_keyring": Word(dict), "store_work_directory": Word(str), "store_maximum_bytes_per_second": Word(int),
+        "server": Word(str, relation="servers"),
+    },
 }
 CONTACT = ("role", "address")
 # D29: what somebody was to fill in and nobody did.
@@ -245,6 +249,9 @@ class Inventory:
                     yield f"{there}: says nothing of {here}, which names it (service_caches and consumers)."
 
     def _store_problems(self) -> Iterator[str]:
+        for name, store in self.groups.get("stores", {}).items():
+            if ("store_path" in store) == ("store_s3" in store):
+                yield f"{name}: a store has either store_path or store_s3."
         for database, own in self.groups.get("databases", {}).items():
             variables = {**self.shared["databases"], **own}
             store = self.groups.get("stores", {}).get(variables.get("backup_store"), {})

@@ -18,7 +18,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from yaml import YAMLError
 
-from tools import check_arguments, check_links, check_runbooks, check_tasks, generate, inventory_schema
+from tools import (
+    check_arguments,
+    check_links,
+    check_runbooks,
+    check_tasks,
+    fault_page,
+    generate,
+    inventory_schema,
+)
 from tools.repository import ROOT
 
 SILENCE_S = 4.0
@@ -95,6 +103,7 @@ CHECKS: dict[str, Check] = {
     "runbooks": own(check_runbooks.findings),
     "links": own(check_links.findings),
     "generated": own(generate.findings),
+    "faults": own(fault_page.findings),
 }
 
 

@@ -25,7 +25,7 @@ from tools import lint
 from tools.repository import ROOT
 
 # The longest files first: each worker takes whole files, which share their servers, and ends on short ones.
-LAYERS = ("scenarios", "integration", "unit")
+LAYERS = ("scenarios", "faults", "integration", "unit")
 # One more than the cores of a small machine: tests wait for servers, for time-outs, for one another.
 WORKERS = ("--numprocesses=3", "--dist=loadfile", "--no-loadscope-reorder")
 SILENCE_S = 4.0

@@ -116,7 +116,7 @@ backup:
   type: dict
   sample:
     backup_id: 20261121T021500Z-3fa9
-    folder: /srv/backups/bakery_ia/orders-db/20261121T021500Z-3fa9
+    place: /srv/backups/bakery_ia/orders-db/20261121T021500Z-3fa9
     taken_at: "2026-11-21T02:15:00.120Z"
     newest_row_at: "2026-11-21T02:14:59.880Z"
     duration_s: 41.2
@@ -127,7 +127,6 @@ backup:
 """
 
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -159,11 +158,11 @@ def request_of(arguments: dict[str, Any]) -> Request:
     )
 
 
-def summary_of(manifest: Manifest, folder: Path) -> dict[str, Any]:
+def summary_of(manifest: Manifest, place: str) -> dict[str, Any]:
     """What an operator wants to know of a backup; the manifest has the rest."""
     duration = datetime.fromisoformat(manifest.ended_at) - datetime.fromisoformat(manifest.started_at)
     return {
-        "backup_id": manifest.backup_id, "folder": str(folder), "taken_at": manifest.snapshot.taken_at,
+        "backup_id": manifest.backup_id, "place": place, "taken_at": manifest.snapshot.taken_at,
         "newest_row_at": manifest.newest_row_at, "duration_s": round(duration.total_seconds(), 3),
         "total_bytes": manifest.total_bytes, "tables": len(manifest.tables),
         "rows": sum(table.rows or 0 for table in manifest.tables),
@@ -205,7 +204,7 @@ def main() -> None:
                 maker = BackupMaker(request, observed, Progress(module.params["progress_file"]))
                 manifest = maker.make()
             result["notes"] = maker.notes
-            result["backup"] = made = summary_of(manifest, request.place.backup(manifest.backup_id))
+            result["backup"] = made = summary_of(manifest, request.place.at(manifest.backup_id))
             result["message"] = (
                 f"{made['backup_id']}: {counted(made['rows'], 'row')} in {counted(made['tables'], 'table')},"
                 f" {size_words(made['total_bytes'])}, in {made['duration_s']} s."

@@ -15,7 +15,8 @@ description:
     V(bytes) reads each file and compares size and SHA-256 with the manifest.
     V(archive) inflates every data block to its end and compares the table of contents with the manifest's tables.
     V(restore) restores into a scratch database that is dropped afterwards, whatever happens.
-    V(content) compares exact row counts, sequences, large objects, and fingerprints where they were taken.
+    V(content) compares exact row counts, sequences, large objects, how many indexes, keys, views and functions there
+    are, and fingerprints where they were taken.
     V(application) runs the owner's own query in the scratch database.
   - Only V(good) is a proof. V(corrupt) and V(incomplete) are about the backup, V(unverifiable) is about the place where
     it was to be proven (a server that cannot be reached, an extension that is missing, a full disk).
@@ -135,8 +136,8 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.arguments import place_of, store_spec
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import Backup, list_backups, pick
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetFolder
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import Backup, pick
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetStore
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import GOOD, RUNGS, Verdict
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verify import Drill, Verification
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.arguments import login_spec
@@ -153,10 +154,10 @@ NEXT = {
 RECOVERY = ("restore", "content", "application")
 
 
-def choose(place: TargetFolder, backup_id: str | None) -> Backup:
+def choose(place: TargetStore, backup_id: str | None) -> Backup:
     """The backup to prove: a broken one too, since its verdict is what is asked for."""
-    place.require_store()
-    backups = list_backups(place)
+    place.require()
+    backups = place.backups()
     fitting = [backup for backup in backups if backup_id in (None, backup.backup_id)]
     return fitting[-1] if fitting else pick(backups, backup_id=backup_id, least_rung=None)
 
@@ -213,7 +214,9 @@ def main() -> None:
             "message": f"Checked only: would prove {plan.steps[0].target} up to {arguments['rung']}.",
         }
         if not module.check_mode:
-            verification = Verification(backup.folder, drill_of(arguments), Progress(arguments["progress_file"]))
+            verification = Verification(
+                place, backup.backup_id, drill_of(arguments), Progress(arguments["progress_file"])
+            )
             verdict = verification.run()
             took = [rung.duration_s for rung in verdict.rungs if rung.name in RECOVERY and rung.passed]
             manifest = verification.manifest

@@ -11,7 +11,8 @@ version_added: 0.1.0
 author: the sre.runbooks contributors (@sre-runbooks)
 description:
   - Every restore leaves the old database under a name of its own until an hour that its marker names, and every undo
-    the restored one. This lists them with their disk cost, and drops the expired ones when told so.
+    the restored one; M(sre.runbooks.pg_restore_copy) leaves copies to look into. This lists them with their disk cost,
+    and drops the expired ones when told so.
   - A database without such a marker, or before its hour, is never dropped.
 attributes:
   check_mode:

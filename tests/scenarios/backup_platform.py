@@ -99,7 +99,10 @@ class Backups:
                             "database_application": login("shop", "shop"),
                             "database_monitor": login("watcher", "watcher"),
                             "scratch_server": "scratch", "postgresql_bin_directory": str(self.server.bin_directory),
-                            "backup_policy": {"maximum_age_seconds": 90000, "maximum_drilled_age_seconds": 2764800},
+                            "backup_policy": {
+                                "retention_days": 30, "maximum_age_seconds": 90000,
+                                "maximum_drilled_age_seconds": 2764800,
+                            },
                             "recovery_time_objective_seconds": 14400, "recovery_point_objective_seconds": 86400,
                         },
                     },

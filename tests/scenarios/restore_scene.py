@@ -16,10 +16,9 @@ from dataclasses import dataclass
 
 import psycopg
 import pytest
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import list_backups
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.folder import TargetFolder
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.marker import split
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetFolder
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login, connect
 
 from tests.scenarios.conftest import Platform, Played
@@ -109,9 +108,9 @@ def made_scene(dbis: Platform) -> Iterator[Scene]:
     played = dbis.play("database_backup", "-e", f"target={TARGET}")
     assert played.returncode == 0, played.output
     store = dbis.lab.folder / "stores" / "backup-store"
-    backup = list_backups(TargetFolder(store, "dbis_core", TARGET))[-1]
+    place = TargetFolder(store, "dbis_core", TARGET)
     with connect(dbis.lab.login(TARGET, "admin").at("postgres"), "tests") as watcher:
-        yield Scene(dbis, backup.manifest, watcher)
+        yield Scene(dbis, place.manifest(place.backups()[-1].backup_id), watcher)
 
 
 @pytest.fixture

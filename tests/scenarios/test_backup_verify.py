@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -110,12 +112,18 @@ def test_the_catalog_fails_where_there_is_no_backup_or_an_old_one(backups, folde
     fresh = backups.play("backup_catalog", "-e", "target=orders-db")
     assert fresh.returncode == 0, fresh.stdout[-3000:]
     assert "the newest" in fresh.stdout
-    checks = [record["data"]["checks"] for record in backups.records() if record["kind"] == "checks"][-1]
-    assert [check["status"] for check in checks] == ["ok", "ok", "ok"]
-    everything = backups.play("backup_catalog")
+    assert [check["status"] for check in _checks(backups)] == ["ok"] * 4
+    backups.local_store.rmdir()
+    everything = backups.play("backup_catalog", "-e", f"backup_catalog_textfile_directory={backups.folder}")
+    backups.local_store.mkdir()
     assert everything.returncode != 0
-    assert "local-db has no backup" in everything.stdout
+    assert "broken-db has no backup" in everything.stdout
     assert folder.name in everything.stdout
+    _shows_each_database(backups, everything.stdout)
+    lost = backups.play("backup_catalog", "-e", "target=orders-db", "-e", "recovery_point_objective_seconds=0")
+    assert lost.returncode != 0
+    failed = [check["name"] for check in _checks(backups) if check["status"] != "ok"]
+    assert failed == ["recovery_point_seconds"]
     old = backups.play("backup_catalog", "-e", "target=orders-db", "-e", "backup_catalog_maximum_age_seconds=0")
     assert old.returncode != 0
     assert "old, and at most 0 s are allowed" in old.stdout
@@ -124,6 +132,34 @@ def test_the_catalog_fails_where_there_is_no_backup_or_an_old_one(backups, folde
     )
     assert again.returncode != 0
     assert "sre.runbooks.backup_verify -e target=orders-db" in again.stdout
+
+
+def _checks(backups) -> list[dict]:
+    """Those of the newest run."""
+    return [record["data"]["checks"] for record in backups.records() if record["kind"] == "checks"][-1]
+
+
+def _shows_each_database(backups, printed: str) -> None:
+    """The calendar, also of a store that cannot be read; the metrics, only of those that can."""
+    places = set(re.findall(r"Calendar: (\S+)", printed))
+    (calendar,) = map(Path, places)
+    page = calendar.read_text(encoding="utf-8")
+    cards = dict(zip(re.findall(r"<h2>(\S+-db) ", page), page.split("<h2>")[2:], strict=True))
+    assert list(cards) == ["broken-db", "local-db", "orders-db"]
+    assert "No backup." in cards["broken-db"]
+    assert "could not be read" in cards["local-db"]
+    assert "is proven to the rung application" in cards["orders-db"]
+    assert "RPO 1 d" in page
+    assert 'href="calendar.html"' in (calendar.parent / "report.html").read_text(encoding="utf-8")
+    told = {path.name: path.read_text(encoding="utf-8") for path in backups.folder.glob("*.prom")}
+    assert sorted(told) == [f"sre_runbooks_backup_backup_tests_{name}-db.prom" for name in ("broken", "orders")]
+    labels = 'system="backup_tests",target="{}",rung="application"'
+    newest = {
+        name: float(re.search(rf"newest_timestamp_seconds{{{labels.format(name)}}} (\S+)", "".join(told.values()))[1])
+        for name in ("broken-db", "orders-db")
+    }
+    assert newest["broken-db"] == 0
+    assert 0 < time.time() - newest["orders-db"] < 3600
 
 
 def test_records_carry_the_verdict(backups, folder: Path):

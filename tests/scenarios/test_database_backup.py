@@ -75,7 +75,7 @@ def test_a_store_that_becomes_full_while_dumping_is_said_with_the_values(backups
     before = sorted(path for path in small_disk.rglob(MANIFEST))
     second = backups.play("database_backup", *extra)
     assert second.returncode != 0
-    assert f"The store {small_disk} became full while" in second.stdout
+    assert f"The disk for {small_disk}/backup_tests/orders-db became full while" in second.stdout
     assert "orders-db: FAILED AND UNDONE." in second.stdout
     assert sorted(path for path in small_disk.rglob(MANIFEST)) == before
     assert not list(small_disk.rglob(".partial-*"))
@@ -85,7 +85,7 @@ def test_a_store_that_is_too_small_is_refused_before(backups, small_disk: Path):
     backups.sql("CREATE TABLE filler AS SELECT md5(i::text) AS v FROM generate_series(1, 1000000) AS i")
     done = backups.play("database_backup", "-e", "target=orders-db", "-e", f'{{"store_path": "{small_disk}"}}')
     assert done.returncode != 0
-    assert f"The store {small_disk} has" in done.stdout
+    assert f"free for {small_disk}/backup_tests/orders-db, and a backup" in done.stdout
     assert "orders-db: REFUSED." in done.stdout
     assert not [path for path in small_disk.rglob("*") if path.is_file()]
 

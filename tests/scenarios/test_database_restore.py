@@ -10,9 +10,9 @@ import signal
 from dataclasses import replace
 
 import psycopg
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.folder import TargetFolder
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import write_manifest
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.properties import Extension
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetFolder
 
 from tests.scenarios.restore_scene import SERVICE, TARGET, Scene, made_scene, scene
 

@@ -145,6 +145,41 @@ def test_a_wrong_target_is_one_sentence_with_the_right_command(
 
 
 @pytest.mark.parametrize(
+    ("playbook", "variable"),
+    [
+        ("backup_retention", "remove"), ("backup_retention", "backup_retention_remove"),
+        ("database_retired", "drop"), ("database_retired", "database_restore_drop_expired"),
+    ],
+)
+def test_whichever_variable_tells_to_remove_the_gates_of_an_acting_run_stand_before_it(
+    operator: Operator, playbook: str, variable: str
+) -> None:
+    """D30 ⚠: the role's own variable is no way round the expected number, the windows and the target's lock."""
+
+    def run(**variables: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            operator.command(playbook=Path(f"playbooks/{playbook}.yml"), **variables), cwd=REPOSITORY,
+            env=operator.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, timeout=LONGEST_S, check=False,
+        )
+
+    many = run(**{variable: "true"})
+    assert many.returncode != 0
+    assert "Say how many you expect" in error(many.stdout), many.stdout
+    assert not operator.runs()
+    freeze = {"name": "year's end", "from": "2020-01-01 00:00", "to": "2099-01-01 00:00"}
+    one = run(**{variable: "true"}, target="orders-db", run_freezes=[freeze])
+    assert one.returncode == 2
+    assert operator.records("run")[0]["data"]["changes"] is True
+    assert "year's end" in one.stdout
+    role_variable = {"remove": "backup_retention_remove", "drop": "database_restore_drop_expired"}
+    assert f"-e {role_variable.get(variable, variable)}=" in operator.records("begin")[0]["data"]["command"]
+    looks = run(**{variable: "false"}, target="orders-db", run_freezes=[freeze])
+    assert "year's end" not in looks.stdout
+    assert operator.records("run")[0]["data"]["changes"] is False
+
+
+@pytest.mark.parametrize(
     ("arguments", "count"),
     [
         (["-e", "target=databases", "-e", "expect=3", "--list-hosts"], 3),

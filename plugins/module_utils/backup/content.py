@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.counts import TableCounter, open_connections
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest, Sequence, Table
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.objects import count_objects
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.properties import Extension, read_properties
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.snapshot import (
     count_large_objects,
@@ -46,7 +47,7 @@ def further(one: Sequence, other: Sequence, increment: int) -> bool:
 
 def differences(
     manifest: Manifest, tables: Iterable[Table], sequences: Iterable[Sequence], extensions: Iterable[Extension],
-    large_objects: int, increments: Mapping[tuple[str, str], int],
+    large_objects: int, increments: Mapping[tuple[str, str], int], objects: Mapping[str, int] | None = None,
 ) -> list[str]:
     """What a restored database lacks or has too much, each a phrase; empty when it is what the manifest says.
 
@@ -81,6 +82,10 @@ def differences(
     ]
     if large_objects != manifest.large_objects:
         found.append(f"there are {large_objects} large objects instead of {manifest.large_objects}")
+    found += [
+        f"there are {objects[kind]} {kind} instead of {wanted}"
+        for kind, wanted in (manifest.objects or {}).items() if objects and objects.get(kind, wanted) != wanted
+    ]
     return found
 
 
@@ -93,10 +98,15 @@ def changed_extensions(manifest: Manifest, extensions: Iterable[Extension]) -> l
     ]
 
 
-def count_tables(login: Login, jobs: int, progress: Progress, *, fingerprints: bool = False) -> list[Table]:
-    """The exact number of rows of all tables of a database, now."""
+def count_tables(
+    login: Login, jobs: int, progress: Progress, *, fingerprints: bool = False,
+    only: Collection[tuple[str, str]] | None = None,
+) -> list[Table]:
+    """The exact number of rows of all tables of a database, or of some (schema and name), now."""
     with connect(login, "compare") as connection:
-        relations = list_relations(connection)
+        relations = [
+            one for one in list_relations(connection) if only is None or (one.schema, one.name) in only
+        ]
     counter = TableCounter(open_connections(login, None, jobs), relations, fingerprints=fingerprints)
     try:
         with progress.during(lambda: f"counting rows: {counter.done()} of {counted(len(relations), 'table')}"):
@@ -121,7 +131,8 @@ def compare(login: Login, manifest: Manifest, jobs: int, progress: Progress) -> 
         extensions = read_properties(connection).extensions
         increments = {key: bounds[0] for key, bounds in read_increments(connection).items()}
         found = differences(
-            manifest, tables, read_sequences(connection), extensions, count_large_objects(connection), increments
+            manifest, tables, read_sequences(connection), extensions, count_large_objects(connection), increments,
+            count_objects(connection),
         )
     if found:
         more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""

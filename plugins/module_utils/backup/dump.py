@@ -12,15 +12,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.archive import (
-    describe_files,
-    files_below,
-    read_contents,
-)
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import newest_manifest
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.archive import files_below, read_contents
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.cluster_roles import read_globals
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.counts import TableCounter, open_connections
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.losses import read_written
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest, sync_folder, write_manifest
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.objects import count_objects
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.properties import Properties, read_properties
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.snapshot import (
     COUNTED,
@@ -38,9 +35,9 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.snapshot impor
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import (
     DATA,
     GLOBALS,
-    TargetFolder,
+    RESERVE_BYTES,
+    TargetStore,
     new_backup_id,
-    remove_folder,
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.client_tools import ClientTools, find_client_tools
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import (
@@ -52,6 +49,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.run import process
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.run.files import remove_folder
 from ansible_collections.sre.runbooks.plugins.module_utils.run.moments import now
 from ansible_collections.sre.runbooks.plugins.module_utils.run.plan import Plan
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
@@ -63,12 +61,10 @@ ATTEMPTS = 5
 ATTEMPTS_IN_PARALLEL = 2
 # A backup that grows beyond the last one by this is still expected.
 GROWTH = 1.25
-# What must stay free on the store for its file system's own needs and other writers.
-RESERVE_BYTES = 16 << 20
 GLOBALS_TIMEOUT_S = 600
 LOOK = "Look at the server and its log, then start it again; nothing is left that looks like a backup."
-# What libpq and pg_dump say when a lock is not to be had.
-LOCK_WORDS = ("could not obtain lock", "lock timeout", "deadlock detected")
+# What libpq and pg_dump say when a lock is not to be had; pg_dump waits for its locks under a statement timeout.
+LOCK_WORDS = ("could not obtain lock", "lock timeout", "statement timeout", "deadlock detected")
 
 
 @dataclass(frozen=True)
@@ -90,7 +86,7 @@ class Request:
 
     login: Login
     database: str
-    place: TargetFolder
+    place: TargetStore
     jobs: int
     compression_level: int
     fingerprints: bool
@@ -130,7 +126,8 @@ def observe(request: Request) -> Observed:
     Raises:
         RunbookError: the server, the database, the programs or the store is not there.
     """
-    request.place.require_store()
+    request.place.require()
+    request.place.recipients()
     login = request.login.at(request.database)
     with server_errors(login, LOOK), connect(login, "backup") as connection:
         # The query for the newest row would wait silently behind a migration, and does without an answer here.
@@ -145,8 +142,8 @@ def observe(request: Request) -> Observed:
     printed = process.run([tools.path("pg_dump"), "--version"], timeout_s=10).stdout.split()
     return Observed(
         properties, server_version, printed[2], identifier["id"], tools, tables,
-        estimate_bytes(properties.size_bytes, newest_manifest(request.place)), request.place.free_bytes(),
-        tuple(folder.name for folder in request.place.leftovers()), options, tuple(notes),
+        estimate_bytes(properties.size_bytes, request.place.newest_manifest()), request.place.free_bytes(),
+        tuple(request.place.leftovers()), options, tuple(notes),
     )
 
 
@@ -171,16 +168,16 @@ def plan_of(request: Request, observed: Observed) -> Plan:
     """
     if observed.free_bytes < observed.estimated_bytes + RESERVE_BYTES:
         raise RunbookError(
-            f"The store {request.place.store_path} has {size_words(observed.free_bytes)} free, and a backup of"
+            f"There are {size_words(observed.free_bytes)} free for {request.place}, and a backup of"
             f" {request.database} may need {size_words(observed.estimated_bytes)}.",
             "Make room there (playbook sre.runbooks.backup_catalog shows what is old), or name another backup_store.",
             free_bytes=observed.free_bytes, estimated_bytes=observed.estimated_bytes,
         )
     plan = Plan()
     for name in observed.leftovers:
-        plan.add("remove what a killed backup left", str(request.place.path / name), "partial", "absent", False)
+        plan.add("remove what a killed backup left", name, "partial", "absent", False)
     plan.add(
-        "back up database", f"{request.place.path}/<backup_id>", "absent",
+        "back up database", request.place.at("<backup_id>"), "absent",
         f"{counted(observed.tables, 'table')}, up to {size_words(observed.estimated_bytes)}"
         f" of {size_words(observed.free_bytes)} free, with {request.jobs} jobs, {compression(request)}",
     )
@@ -225,34 +222,27 @@ class BackupMaker:
         for name in self._request.place.remove_leftovers():
             self._progress.say(f"removed {name}, which a killed backup left")
         backup_id = new_backup_id(datetime.now(UTC))
-        folder = self._request.place.partial(backup_id)
+        place = self._request.place
         try:
-            with self._progress.during(self._doing), server_errors(self._login, LOOK):
-                manifest = self._attempts(backup_id, folder)
-            write_manifest(folder, manifest)
-            self._request.place.publish(backup_id)
+            with place.making(backup_id) as folder:
+                with self._progress.during(self._doing), server_errors(self._login, LOOK):
+                    manifest = self._attempts(backup_id, folder)
+                place.publish(manifest)
         except OSError as error:
-            remove_folder(folder)
             if error.errno != errno.ENOSPC:
-                raise RunbookError(
-                    f"The store {self._request.place.store_path} cannot be written: {error}.", "Look at its disk."
-                ) from error
+                raise RunbookError(f"{place} cannot be written: {error}.", "Look at its disk.") from error
             raise self._full(0) from error
-        except BaseException:
-            remove_folder(folder)
-            raise
         return manifest
 
     def _attempts(self, backup_id: str, folder: Path) -> Manifest:
         for attempt in range(1, ATTEMPTS + 1):
-            folder.mkdir(mode=0o700)
             try:
                 jobs = self._request.jobs if attempt <= ATTEMPTS_IN_PARALLEL else 1
                 return self._dump(backup_id, folder, jobs)
             except RetryError as error:
                 reason = str(error)
                 self._progress.say(f"attempt {attempt} of {ATTEMPTS}: {reason}; beginning again")
-            remove_folder(folder)
+            remove_folder(folder / DATA)
         raise RunbookError(
             f"No snapshot of {self._request.database} could be dumped in {ATTEMPTS} attempts: {reason}.",
             "Start it again when no migration, TRUNCATE or DDL is running on this database.",
@@ -266,7 +256,7 @@ class BackupMaker:
             properties = read_properties(connection)
             sequences, large_objects = read_sequences(connection), count_large_objects(connection)
             newest_row_at, self.notes = newest_row(connection, request.newest_row_query)
-            roles = read_roles(connection, properties)
+            roles, objects = read_roles(connection, properties), count_objects(connection)
             # The session that holds the locks need not queue for them.
             connections = open_connections(self._login, held.snapshot.id, jobs) if jobs > 1 else [connection]
             counter = TableCounter(connections, held.relations, fingerprints=request.fingerprints)
@@ -276,21 +266,18 @@ class BackupMaker:
                 tables = counter.result()
             finally:
                 counter.close()
-        self._globals(folder)
+        self._globals(folder, roles)
         self._require_every_table(folder, held.relations)
-        self._activity = lambda: f"hashing {size_words(size_of(folder))}"
-        self._progress.say(self._activity())
-        files = describe_files(folder, files_below(folder), request.jobs)
-        sync_folder(folder / DATA)
-        return Manifest(
+        files = request.place.send(backup_id, folder, files_below(folder), request.jobs, self._progress)
+        return request.place.sealed(Manifest(
             backup_id=backup_id, system=request.place.system, target=request.place.target, started_at=started_at,
             ended_at=now(), server_version=self._observed.server_version,
             client_version=self._observed.client_version, system_identifier=self._observed.system_identifier,
             database=properties, snapshot=held.snapshot, newest_row_at=newest_row_at, tables=tables,
             sequences=sequences, large_objects=large_objects, roles=roles, files=files,
             total_bytes=sum(file.bytes for file in files), compression=compression(request), jobs=jobs,
-            written=written,
-        )
+            written=written, objects=objects,
+        ))
 
     def _run_pg_dump(self, folder: Path, held: HeldSnapshot, counter: TableCounter, jobs: int) -> None:
         expected = sum(relation.kind in COUNTED for relation in held.relations)
@@ -325,7 +312,7 @@ class BackupMaker:
             "Nothing is left that looks like a backup; mend the cause and start it again.", returncode=done.returncode,
         )
 
-    def _globals(self, folder: Path) -> None:
+    def _globals(self, folder: Path, roles: list[str]) -> None:
         argv = [
             self._observed.tools.path("pg_dumpall"), "--globals-only", "--no-password", f"--file={folder / GLOBALS}",
             f"--dbname={connection_string(self._request.login.database)}",
@@ -339,6 +326,16 @@ class BackupMaker:
         (folder / GLOBALS).chmod(0o600)
         with (folder / GLOBALS).open("rb") as stream:
             os.fsync(stream.fileno())
+        there = read_globals((folder / GLOBALS).read_text("utf-8", errors="replace")).roles
+        # What is not ASCII may stand there in another encoding.
+        missing = [role for role in roles if role.isascii() and role not in there]
+        if missing:
+            raise RunbookError(
+                f"pg_dumpall ended without an error, but its {GLOBALS} lacks {len(missing)} roles:"
+                f" {', '.join(missing[:5])}.",
+                "Nothing is left that looks like a backup; start it again, and look at the version of pg_dumpall.",
+                roles=missing,
+            )
 
     def _require_every_table(self, folder: Path, relations: tuple[Relation, ...]) -> None:
         """pg_dump can end with exit code 0 without a table that it took for somebody else's."""
@@ -361,7 +358,7 @@ class BackupMaker:
     def _full(self, written: int) -> RunbookError:
         free = self._request.place.free_bytes()
         return RunbookError(
-            f"The store {self._request.place.store_path} became full while {self._request.database} was dumped:"
+            f"The disk for {self._request.place} became full while {self._request.database} was dumped:"
             f" {size_words(written)} were written, up to {size_words(self._observed.estimated_bytes)} were expected,"
             f" {size_words(self._observed.free_bytes)} were free at the start and {size_words(free)} now.",
             "Make room there and start it again; nothing is left of this backup.",

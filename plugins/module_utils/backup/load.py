@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +80,7 @@ def create_database(
 def fill(
     login: Login, name: str, folder: Path, tools: ClientTools, *, jobs: int, timeout_s: float,
     while_waiting: Callable[[], None] | None = None, tablespaces: bool = True,
-    options: str = "",
+    options: str = "", arguments: Sequence[str] = (),
 ) -> None:
     """Restore the backup's data into the new database, and stop at the first error.
 
@@ -94,6 +94,7 @@ def fill(
         while_waiting: see process.run.
         tablespaces: False puts everything into the database's own, where the server lacks those of the backup.
         options: settings for the restoring sessions, as in PGOPTIONS.
+        arguments: further ones of pg_restore, which say what part of the backup.
 
     Raises:
         RunbookError: pg_restore failed, with its last lines.
@@ -104,7 +105,8 @@ def fill(
         [
             # A subscription would follow its publisher's slot a second time, and its database could not be dropped.
             tools.path("pg_restore"), "--exit-on-error", f"--jobs={jobs}", "--no-password", "--no-subscriptions",
-            *([] if tablespaces else ["--no-tablespaces"]), f"--dbname={connection_string(name)}", str(folder / DATA),
+            *([] if tablespaces else ["--no-tablespaces"]), *arguments, f"--dbname={connection_string(name)}",
+            str(folder / DATA),
         ],
         timeout_s=timeout_s, secrets=environment, while_waiting=while_waiting, check=False,
         hint="Raise the role's time-out (database_restore_timeout_seconds, backup_verify_timeout_seconds) or its jobs,"

@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,21 @@ from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import Run
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+BACKUP_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{4}")
+# What pg_dump and pg_dumpall write; a name that leads elsewhere would be written there by who fetches the backup.
+FILE_PATH = re.compile(r"globals\.sql|data/[A-Za-z0-9_][A-Za-z0-9_.-]*")
+WRITTEN_BY_OTHERS = "Do not use this backup: find out who wrote it, and choose another one of the catalog."
+# The last line of a manifest: the SHA-256 of all the text before it.
+HASH_LINE = re.compile(rb',\n "sha256": "([0-9a-f]{64})"\n}\n')
+HASH_LINE_BYTES = len(',\n "sha256": ""\n}\n') + 64
+
+
+def is_backup_id(name: str) -> bool:
+    """Whether a name is one that a backup can have: a moment in UTC, and four hexadecimal digits."""
+    try:
+        return bool(BACKUP_ID.fullmatch(name) and datetime.strptime(name[:16], "%Y%m%dT%H%M%SZ"))  # noqa: DTZ007
+    except ValueError:
+        return False
 
 
 class ManifestMissingError(RunbookError):
@@ -73,6 +90,31 @@ class Sequence:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """What the store has of a file, where that is not the plain file itself.
+
+    Args:
+        bytes: its size there.
+        sha256: of these bytes, hexadecimal.
+        part_bytes: size of the parts in which it was sent to S3; None in a folder.
+        checksum: S3's own SHA-256 of it, base64; with `-<parts>` it is the hash of the parts' hashes.
+    """
+
+    bytes: int
+    sha256: str
+    part_bytes: int | None = None
+    checksum: str | None = None
+
+
+@dataclass(frozen=True)
+class Encryption:
+    """How the files of a backup are encrypted; `recipients` are the fingerprints of the keys that open them."""
+
+    cipher: str
+    recipients: list[str]
+
+
+@dataclass(frozen=True)
 class Counter:
     """How many rows of a table were ever written, by the server's counters (pg_stat_all_tables)."""
 
@@ -106,18 +148,19 @@ class Written:
 
 @dataclass(frozen=True)
 class File:
-    """A file of the backup; `path` is relative to the backup's folder, with `/`."""
+    """A file of the backup; `path` is relative to the backup, with `/`; size and SHA-256 are the plain file's."""
 
     path: str
     bytes: int
     sha256: str
+    stored: Stored | None = None
 
 
 @dataclass(frozen=True)
 class Manifest:
     """Everything known of a backup. Times are ISO 8601 in UTC; see docs/architecture.md.
 
-    `written` is None in a manifest of before it was kept.
+    `written` and `objects` are None in a manifest of before they were kept.
     """
 
     backup_id: str
@@ -140,7 +183,14 @@ class Manifest:
     compression: str
     jobs: int
     written: Written | None = None
+    encryption: Encryption | None = None
+    objects: dict[str, int] | None = None
     format: int = field(default=FORMAT)
+
+    @property
+    def stored_bytes(self) -> int:
+        """What its files take in the store."""
+        return sum(file.stored.bytes if file.stored else file.bytes for file in self.files)
 
     def as_dict(self) -> dict[str, Any]:
         """The manifest as plain data, without its own hash."""
@@ -148,30 +198,47 @@ class Manifest:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Manifest:
-        """Build a manifest from what `as_dict` gave."""
+        """Build a manifest from what `as_dict` gave.
+
+        Raises:
+            ManifestCorruptError: it does not have the form of one, or its id or the path of a file is none of a backup.
+        """
         known = {name: value for name, value in data.items() if name != "sha256"}
-        return cls(
-            **{
-                **known,
-                "database": Properties.from_dict(data["database"]),
-                "snapshot": Snapshot(**data["snapshot"]),
-                "tables": [Table(**table) for table in data["tables"]],
-                "sequences": [Sequence(**sequence) for sequence in data["sequences"]],
-                "files": [File(**file) for file in data["files"]],
-                "written": Written.from_dict(data["written"]) if data.get("written") else None,
-            }
-        )
+        try:
+            manifest = cls(
+                **{
+                    **known,
+                    "database": Properties.from_dict(data["database"]),
+                    "snapshot": Snapshot(**data["snapshot"]),
+                    "tables": [Table(**table) for table in data["tables"]],
+                    "sequences": [Sequence(**sequence) for sequence in data["sequences"]],
+                    "files": [_file(file) for file in data["files"]],
+                    "encryption": Encryption(**data["encryption"]) if data.get("encryption") else None,
+                    "written": Written.from_dict(data["written"]) if data.get("written") else None,
+                }
+            )
+            wrong = [file.path for file in manifest.files if not FILE_PATH.fullmatch(file.path)]
+            known_id = is_backup_id(manifest.backup_id)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ManifestCorruptError(f"A manifest has not the form of one: {error!r}.", WRITTEN_BY_OTHERS) from error
+        if wrong or not known_id:
+            raise ManifestCorruptError(
+                f"A manifest names the file {wrong[0]!r}, which no backup has." if wrong
+                else f"A manifest has the id {manifest.backup_id!r}, which no backup has.", WRITTEN_BY_OTHERS,
+            )
+        return manifest
 
 
-def _canonical(data: dict[str, Any]) -> bytes:
-    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+def _file(data: dict[str, Any]) -> File:
+    stored = data.get("stored")
+    return File(**{**data, "stored": Stored(**stored) if stored else None})
 
 
 def render(data: dict[str, Any]) -> bytes:
-    """The one text that stands for `data` in a manifest file, its own hash included."""
+    """The text that stands for `data` in a manifest file, its own hash in the last line."""
     bare = {name: value for name, value in data.items() if name != "sha256"}
-    whole = {**bare, "sha256": hashlib.sha256(_canonical(bare)).hexdigest()}
-    return (json.dumps(whole, indent=1, ensure_ascii=False) + "\n").encode()
+    head = json.dumps(bare, indent=1, ensure_ascii=False).removesuffix("\n}").encode()
+    return head + f',\n "sha256": "{hashlib.sha256(head).hexdigest()}"\n}}\n'.encode()
 
 
 def sync_folder(folder: Path) -> None:
@@ -197,12 +264,19 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def read_manifest(folder: Path) -> Manifest:
     """Read and prove the manifest of a backup's folder.
 
-    The file must be, byte for byte, what `render` makes of its own data, so that no changed byte goes unseen.
+    Raises:
+        ManifestMissingError: there is none.
+        RunbookError: see prove_manifest.
+    """
+    return Manifest.from_dict(read_proven(folder))
+
+
+def read_proven(folder: Path) -> dict[str, Any]:
+    """The data of a backup's manifest, proven, without the work of building a Manifest, for a long catalog.
 
     Raises:
         ManifestMissingError: there is none.
-        ManifestCorruptError: a byte of it is not what was written.
-        ManifestUnknownError: its format is another one.
+        RunbookError: see prove_manifest.
     """
     path = folder / MANIFEST
     try:
@@ -211,19 +285,55 @@ def read_manifest(folder: Path) -> Manifest:
         raise ManifestMissingError(
             f"{folder} holds no {MANIFEST}, so it is no backup.", "Choose another backup of the catalog."
         ) from error
+    return prove_manifest(raw, str(path))
+
+
+def parse_manifest(raw: bytes, place: str) -> Manifest:
+    """Prove the text of a manifest, and read it.
+
+    Raises:
+        RunbookError: see prove_manifest.
+    """
+    return Manifest.from_dict(prove_manifest(raw, place))
+
+
+def prove_manifest(raw: bytes, place: str) -> dict[str, Any]:
+    """Prove the text of a manifest, so that no changed byte goes unseen; its data.
+
+    Args:
+        raw: the file's content.
+        place: where it is, for the error.
+
+    Raises:
+        ManifestCorruptError: a byte of it is not what was written.
+        ManifestUnknownError: its format is another one.
+    """
     try:
         data = json.loads(raw)
-        whole = isinstance(data, dict) and render(data) == raw
+        whole = isinstance(data, dict) and (_hash_fits(raw) or _render_first(data) == raw)
     except (ValueError, RecursionError):
         whole = False
     if not whole:
         raise ManifestCorruptError(
-            f"{path} is not what was written: its SHA-256 does not fit its content.",
+            f"{place} is not what was written: its SHA-256 does not fit its content.",
             "Do not restore from this backup; choose another one of the catalog and look at the store's disk.",
         )
     if data.get("format") != FORMAT:
         raise ManifestUnknownError(
-            f"{path} has format {data.get('format')}, and this version reads format {FORMAT}.",
+            f"{place} has format {data.get('format')}, and this version reads format {FORMAT}.",
             "Use the version of sre.runbooks that made this backup, or a newer one.",
         )
-    return Manifest.from_dict(data)
+    return data
+
+
+def _hash_fits(raw: bytes) -> bool:
+    end = HASH_LINE.fullmatch(raw, len(raw) - HASH_LINE_BYTES) if len(raw) > HASH_LINE_BYTES else None
+    return end is not None and hashlib.sha256(raw[: end.start()]).hexdigest().encode() == end[1]
+
+
+def _render_first(data: dict[str, Any]) -> bytes:
+    """The text as the first manifests were written: their hash is that of the canonical JSON, and slow to compare."""
+    bare = {name: value for name, value in data.items() if name != "sha256"}
+    canonical = json.dumps(bare, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    whole = {**bare, "sha256": hashlib.sha256(canonical.encode()).hexdigest()}
+    return (json.dumps(whole, indent=1, ensure_ascii=False) + "\n").encode()

@@ -19,7 +19,9 @@ RESTORING, PREPARED, CLOSED, EXCHANGED, OPENED, RETIRED, ABANDONED = (
 )
 # A drill's database: filled, compared and dropped; see scratch.py.
 SCRATCH = "scratch"
-STATES = (RESTORING, PREPARED, CLOSED, EXCHANGED, OPENED, RETIRED, ABANDONED, SCRATCH)
+# A copy to look into, kept until its hour; see copying.py. No swap takes it for its own.
+COPY = "copy"
+STATES = (RESTORING, PREPARED, CLOSED, EXCHANGED, OPENED, RETIRED, ABANDONED, SCRATCH, COPY)
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Marker:
         run: the run that wrote it.
         database: the live name that the swap is about.
         backup: the backup that the swap restores; empty where there is none.
-        until: ISO 8601 in UTC; until when a retired or abandoned database is kept. Empty elsewhere.
+        until: ISO 8601 in UTC; until when a retired or abandoned database, or a copy, is kept. Empty elsewhere.
     """
 
     state: str

@@ -119,7 +119,7 @@ def free_bytes(connection: Connection, tablespace: str) -> int | None:
 
 def judge(
     server: Server, manifest: Manifest, properties: Properties, database: str, user: str, live_bytes: int | None,
-    free: int | None,
+    free: int | None, *, share: float = 1.0, exchanges: bool = True, creates_roles: bool = False,
 ) -> Findings:
     """Compare what the backup needs with what the server has.
 
@@ -131,14 +131,20 @@ def judge(
         user: as whom the restore connects.
         live_bytes: size of the live database; None when there is none.
         free: see free_bytes.
+        share: which part of the backup is restored.
+        exchanges: False where no live database is exchanged.
+        creates_roles: True where roles that are missing are created.
     """
     problems, notes = [], []
-    needed = needed_bytes(manifest, live_bytes)
+    needed = round(needed_bytes(manifest, live_bytes) * share)
     backup = manifest.database
     if server.standby:
         problems.append("The server is a standby that follows another one: restore on its primary.")
-    if not server.superuser:
-        problems.append(f"The role {user} is no superuser, and only one can end all sessions and keep others out.")
+    if exchanges and not server.superuser:
+        problems.append(
+            f"The role {user} is no superuser, and only one can end all sessions and keep others out (without that,"
+            " sre.runbooks.database_restore_copy restores beside the live database)."
+        )
     if len(database.encode()) > NAME_BYTES:
         problems.append(f"The name {database!r} is longer than {NAME_BYTES} bytes.")
     major = int(manifest.server_version.split(".")[0].split()[0])
@@ -157,7 +163,7 @@ def judge(
             )
     wanted = {*manifest.roles, properties.owner, *(setting.role for setting in properties.settings if setting.role)}
     missing = sorted(wanted - server.roles)
-    if missing:
+    if missing and not creates_roles:
         problems.append(f"The server lacks the roles {', '.join(missing)}: create them first (globals.sql has them).")
     if properties.tablespace not in server.tablespaces:
         problems.append(f"The server lacks the tablespace {properties.tablespace}.")
@@ -173,7 +179,7 @@ def judge(
     if free is None:
         notes.append(f"Free disk of the server is unknown from here; about {_size(needed)} are needed.")
     elif free < needed:
-        problems.append(f"About {_size(needed)} of disk are needed beside the live one, and {_size(free)} are free.")
+        problems.append(f"About {_size(needed)} of disk are needed for the copy, and {_size(free)} are free.")
     if manifest.system_identifier != server.system_identifier:
         notes.append("The backup was made on another server than this one.")
     return Findings(problems, notes, needed, free)

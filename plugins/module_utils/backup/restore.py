@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from ansible_collections.sre.runbooks.plugins.module_utils.backup import content, load, preflight
 from ansible_collections.sre.runbooks.plugins.module_utils.backup import marker as markers
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.archive import hash_file
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import Backup, list_backups, pick
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import Backup, pick
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.filling import Filling
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.losses import losses, losses_of_going_back
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.properties import Properties, read_properties
@@ -21,8 +21,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.replay import 
     replay,
     replay_changes,
 )
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.scanner import FindingError, Scanner
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import DATA, TargetFolder
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetStore
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.swap import (
     DROP_TIMEOUT_S,
     INVALID,
@@ -35,12 +34,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.swap import (
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import (
     BAD,
-    CORRUPT,
     RESTORABLE,
-    UNVERIFIABLE,
-    Rung,
-    Verdict,
-    append_verdict,
     height,
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.client_tools import find_client_tools
@@ -48,7 +42,6 @@ from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection
     Login,
     connect,
     identifier,
-    tool_options,
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.moments import utc_text
@@ -56,7 +49,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.run.plan import Plan
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
 
 if TYPE_CHECKING:
-    from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import File
+    from pathlib import Path
 
 with contextlib.suppress(ImportError):  # connect() tells the operator
     from psycopg import errors, sql
@@ -76,7 +69,7 @@ class Request:
     login: Login
     database: str
     run: str
-    place: TargetFolder
+    place: TargetStore
     backup_id: str | None = None
     before: datetime | None = None
     least_rung: str | None = RESTORABLE
@@ -157,17 +150,17 @@ class Restore:
         if position.state in UNDER_WAY:
             self._go_on(position)
             return
-        backups = list_backups(request.place)
+        backups = request.place.backups()
         backup = pick(
             backups, backup_id=request.backup_id, before=request.before,
             least_rung=request.least_rung,
         )
-        manifest = _manifest(backup)
+        manifest = request.place.manifest(backup.backup_id)
         self.result.values["backup"] = {
             "backup_id": backup.backup_id, "taken_at": manifest.snapshot.taken_at, "proven_rung": backup.proven_rung,
             "newest_row_at": manifest.newest_row_at, "size_bytes": manifest.database.size_bytes,
             "drill_seconds": _drill_seconds(backup), "newer": _newer(backups, backup),
-            "rows": _rows(manifest), "rows_before": _rows_before(backups, backup),
+            "rows": _rows(manifest), "rows_before": _rows_before(request.place, backups, backup),
         }
         properties = manifest.database
         if position.live:
@@ -198,11 +191,18 @@ class Restore:
             if copy != ready:
                 self.swap.drop(copy.name)
         if ready is None:
-            try:
-                self._fill(name, backup, manifest, _own(properties), position)
-            except BaseException:
-                self._drop_copy(name)
-                raise
+            filling = Filling(
+                request.login, request.place, manifest, self.progress, bin_directory=request.bin_directory,
+                jobs=request.jobs, timeout_s=request.timeout_s,
+            )
+            with filling.plain() as folder:
+                # Outside: when there is a database of that name, it is none of this call's.
+                load.create_database(self.swap.connection, name, manifest.database, properties.tablespace)
+                try:
+                    self._fill(name, filling, folder, _own(properties), position)
+                except BaseException:
+                    self._drop_copy(name)
+                    raise
 
     def _size_of(self, databases: tuple[Database, ...]) -> int:
         query = "SELECT coalesce(sum(pg_database_size(oid)), 0)::bigint AS size FROM unnest(%s::oid[]) AS oid"
@@ -229,18 +229,15 @@ class Restore:
         return findings
 
     def _fill(
-        self, name: str, backup: Backup, manifest: Manifest, properties: Properties, position: Position
+        self, name: str, filling: Filling, folder: Path, properties: Properties, position: Position
     ) -> None:
-        request, say = self.request, self.progress.say
+        request, say, manifest = self.request, self.progress.say, filling.manifest
         login, connection = request.login.at(name), self.swap.connection
-        marker = markers.Marker(markers.RESTORING, request.run, request.database, backup.backup_id)
-        # pg_restore begins with the table of contents, and obeys it.
-        _prove_bytes(backup, [file for file in manifest.files if file.path == f"{DATA}/toc.dat"])
-        load.create_database(connection, name, manifest.database, properties.tablespace)
+        marker = markers.Marker(markers.RESTORING, request.run, request.database, manifest.backup_id)
         copy = Database(name, 0, None, marker, True, 0)
         self.swap.mark(copy, marker)
-        say(f"restoring {backup.backup_id} into {name}")
-        self._load(login, name, backup, manifest)
+        say(f"restoring {manifest.backup_id} into {name}")
+        filling.load(connection, name, folder, [()])
         say("comparing every table with the manifest")
         notes = content.compare(login, manifest, request.jobs, self.progress)
         self.result.values["notes"] += notes
@@ -261,33 +258,6 @@ class Restore:
             self.result.values["application_check"] = text
         prepared = replace(copy, comment=properties.comment)
         self.swap.mark(prepared, replace(marker, state=markers.PREPARED))
-
-    def _load(self, login: Login, name: str, backup: Backup, manifest: Manifest) -> None:
-        """Fill the copy, and see meanwhile that each file is still what was written: a proof may be weeks old."""
-        request = self.request
-        tools = find_client_tools(self.swap.connection.info.server_version // 10000, request.bin_directory)
-        scanner = Scanner(backup.folder, manifest.files, inflate=False, jobs=1)
-
-        def wait() -> None:
-            scanner.check()
-            self.progress.tick(lambda: self._filled(name, manifest))
-
-        try:
-            load.fill(
-                login, name, backup.folder, tools, jobs=request.jobs, timeout_s=request.timeout_s, while_waiting=wait,
-                options=tool_options(self.swap.connection),
-            )
-            self.progress.say("reading what is left of the files")
-            with self.progress.during(lambda: f"{scanner.done_bytes / 1e6:.0f} MB of the files are what was written"):
-                scanner.wait()
-        except FindingError as error:
-            raise _broken(backup, error) from error
-        finally:
-            scanner.close()
-
-    def _filled(self, name: str, manifest: Manifest) -> str:
-        row = self.swap.connection.execute("SELECT pg_database_size(%s) AS size", [name]).fetchone()
-        return f"{row['size'] / 1e6:.0f} MB of about {manifest.database.size_bytes / 1e6:.0f} MB restored"
 
     def _drop_copy(self, name: str) -> None:
         """Drop the copy after a failure; when that fails too, the first error matters, and the next run drops it."""
@@ -382,8 +352,8 @@ class Restore:
         if position.live and position.state != markers.EXCHANGED:
             return position.live.connection_limit
         backup = position.backup
-        found = [one for one in list_backups(self.request.place) if one.backup_id == backup and one.manifest]
-        return _manifest(found[0]).database.connection_limit if found else -1
+        manifest = self._manifest_of(backup)
+        return manifest.database.connection_limit if manifest else -1
 
     def _smoke(self) -> None:
         """The new live database answers under its name, is the restored one, and the application's check passes."""
@@ -491,8 +461,10 @@ class Restore:
         return latest
 
     def _manifest_of(self, backup_id: str) -> Manifest | None:
-        found = [one for one in list_backups(self.request.place) if one.backup_id == backup_id]
-        return found[0].manifest if found else None
+        """The manifest of a backup; None where it is gone or broken, which must not stop a way back."""
+        with contextlib.suppress(RunbookError):
+            return self.request.place.manifest(backup_id)
+        return None
 
     def _until(self) -> str:
         return utc_text(datetime.now(UTC) + timedelta(seconds=self.request.retained_s), "seconds")
@@ -514,50 +486,17 @@ def _require_open(live: Database) -> None:
         )
 
 
-def _manifest(backup: Backup) -> Manifest:
-    if backup.manifest is None:
-        raise RunbookError(f"The backup {backup.backup_id} has no whole manifest: {backup.problem}")
-    return backup.manifest
-
-
-def _broken(backup: Backup, finding: FindingError) -> RunbookError:
-    """The finding is written down as a verdict first: the catalog must not call this backup good any more."""
-    moment, noted = utc_text(datetime.now(UTC)), ""
-    rungs = [Rung("bytes", False, str(finding), 0.0)]
-    try:
-        append_verdict(backup.folder, Verdict(finding.verdict, None, moment, backup.backup_id, rungs))
-    except OSError as error:
-        noted = f" That could not be written into its verdicts ({error.strerror})."
-    return RunbookError(
-        f"The backup {backup.backup_id} is not what was written: {finding}.{noted}",
-        "Do not use it: the same command without -e backup takes the newest one that is proven and whole. Look at the"
-        " store's disk.",
-        corrupt=True,
-    )
-
-
-def _prove_bytes(backup: Backup, files: list[File]) -> None:
-    for file in files:
-        try:
-            found = hash_file(backup.folder / file.path)
-        except OSError as error:
-            finding = FindingError(UNVERIFIABLE, f"{file.path} cannot be read ({error.strerror})")
-            raise _broken(backup, finding) from error
-        if found != (file.bytes, file.sha256):
-            raise _broken(backup, FindingError(CORRUPT, f"{file.path} has another SHA-256 than in the manifest"))
-
-
 def _newer(backups: list[Backup], chosen: Backup) -> dict[str, Any]:
     """How many backups are newer than the chosen one and proven less or damaged, and when the newest was taken."""
     newer = [
         one for one in backups
-        if one.manifest and chosen.taken_at and one.taken_at > chosen.taken_at
+        if one.taken_at and chosen.taken_at and one.taken_at > chosen.taken_at
         and height(one.proven_rung) < height(chosen.proven_rung)
     ]
     damaged = [one for one in newer if one.verdicts and one.verdicts[-1].verdict in BAD]
     return {
         "count": len(newer) - len(damaged), "damaged": len(damaged),
-        "newest_taken_at": newer[-1].manifest.snapshot.taken_at if newer else None,
+        "newest_taken_at": utc_text(newer[-1].taken_at) if newer else None,
     }
 
 
@@ -565,10 +504,13 @@ def _rows(manifest: Manifest) -> int:
     return sum(table.rows or 0 for table in manifest.tables)
 
 
-def _rows_before(backups: list[Backup], chosen: Backup) -> int | None:
+def _rows_before(place: TargetStore, backups: list[Backup], chosen: Backup) -> int | None:
     """Rows of the backup before the chosen one: a backup taken after the accident is whole, and holds the accident."""
-    earlier = [one.manifest for one in backups if one.manifest and chosen.taken_at and one.taken_at < chosen.taken_at]
-    return _rows(earlier[-1]) if earlier else None
+    earlier = [one for one in backups if one.taken_at and chosen.taken_at and one.taken_at < chosen.taken_at]
+    try:
+        return _rows(place.manifest(earlier[-1].backup_id)) if earlier else None
+    except RunbookError:  # the catalog says so
+        return None
 
 
 def _drill_seconds(backup: Backup) -> float | None:
@@ -586,7 +528,7 @@ def _own(properties: Properties) -> Properties:
 
 
 def list_kept(login: Login, moment: datetime) -> list[dict[str, Any]]:
-    """All retired and abandoned databases of a server, with their disk cost.
+    """All retired and abandoned databases and copies of a server, with their disk cost.
 
     Returns:
         `name, database, state, backup, run, until, expired, size_bytes`, by name.
@@ -600,7 +542,7 @@ def list_kept(login: Login, moment: datetime) -> list[dict[str, Any]]:
         ).fetchall()
     for row in rows:
         _unused, marker = markers.split(row["comment"])
-        if marker and marker.state in (markers.RETIRED, markers.ABANDONED):
+        if marker and marker.state in (markers.RETIRED, markers.ABANDONED, markers.COPY):
             kept.append({
                 "name": row["name"], "database": marker.database, "state": marker.state, "backup": marker.backup,
                 "run": marker.run, "until": marker.until, "expired": marker.expired(moment),

@@ -14,13 +14,13 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.archive import
     hash_and_inflate,
     hash_file,
 )
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import MANIFEST, File, Manifest
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import File, Manifest
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import DATA
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.transfer import stored_name
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import (
     CORRUPT,
     INCOMPLETE,
     UNVERIFIABLE,
-    VERDICTS,
 )
 
 SHOWN = 5
@@ -40,7 +40,7 @@ def compare_names(manifest: Manifest, found: Iterable[str]) -> None:
     Raises:
         FindingError: incomplete when one is missing, corrupt when there is one too many.
     """
-    wanted, there = {file.path for file in manifest.files}, set(found) - {MANIFEST, VERDICTS}
+    wanted, there = {stored_name(manifest, file.path) for file in manifest.files}, set(found)
     if missing := sorted(wanted - there):
         raise FindingError(INCOMPLETE, f"{len(missing)} of {len(wanted)} files are missing: {some(missing)}")
     if extra := sorted(there - wanted):

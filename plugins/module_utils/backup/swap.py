@@ -167,6 +167,8 @@ def read_position(databases: list[dict[str, Any]], database: str) -> Position:
         found = Database(row["name"], row["oid"], comment, marker, row["allows"], row["connection_limit"])
         if found.name == database:
             live = found
+        elif marker and marker.state == markers.COPY:
+            continue
         elif marker and marker.database == database:
             (kept if marker.state in (markers.RETIRED, markers.ABANDONED) else copies).append(found)
         elif marker is None:

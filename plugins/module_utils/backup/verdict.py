@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,8 +19,11 @@ VERDICTS = "verdicts.jsonl"
 # How high a backup must be proven to count as one at all, and for a restore to take it without being told to.
 LEAST, RESTORABLE = "archive", "restore"
 GOOD, CORRUPT, INCOMPLETE, UNVERIFIABLE = "good", "corrupt", "incomplete", "unverifiable"
+# A line that is not what was written: nobody knows whether it was the one that undid the proofs before it.
+UNREADABLE = "unreadable"
 # What is about the backup itself.
 BAD = (CORRUPT, INCOMPLETE)
+KNOWN = (GOOD, *BAD, UNVERIFIABLE)
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,15 @@ class Verdict:
     backup_id: str
     rungs: list[Rung] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        """Take only what can be judged.
+
+        Raises:
+            ValueError: verdict or rung is unknown.
+        """
+        if self.verdict not in (*KNOWN, UNREADABLE) or self.rung not in (*RUNGS, None):
+            raise ValueError(f"{self.verdict!r} at {self.rung!r} is no verdict")
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
         return asdict(self)
@@ -60,11 +73,12 @@ def height(rung: str | None) -> int:
 def proven_rung(verdicts: Sequence[Verdict]) -> str | None:
     """The highest rung that was proven and not disproved since.
 
-    A verdict `unverifiable` says nothing about the backup; `corrupt` and `incomplete` undo every proof before them.
+    A verdict `unverifiable` says nothing about the backup; `corrupt` and `incomplete` undo every proof before them, and
+    so does one that cannot be read, since it may have been one of these.
     """
     best: str | None = None
     for verdict in verdicts:
-        if verdict.verdict in BAD:
+        if verdict.verdict in (*BAD, UNREADABLE):
             best = None
         elif verdict.verdict == GOOD and height(verdict.rung) > height(best):
             best = verdict.rung
@@ -72,19 +86,40 @@ def proven_rung(verdicts: Sequence[Verdict]) -> str | None:
 
 
 def append_verdict(folder: Path, verdict: Verdict) -> None:
-    """Append one line, durable when this returns."""
-    append_line(folder / VERDICTS, verdict.as_dict(), durable=True)
+    """Append one line with its own hash, durable when this returns."""
+    data = verdict.as_dict()
+    append_line(folder / VERDICTS, {**data, "sha256": _hash_of(data)}, durable=True)
 
 
 def read_verdicts(folder: Path) -> list[Verdict]:
-    """All verdicts, oldest first. A line that cannot be read proves nothing and is left out."""
+    """All verdicts, oldest first; in place of a line that is not what was written stands one of UNREADABLE."""
     path = folder / VERDICTS
     if not path.exists():
         return []
-    verdicts = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            verdicts.append(Verdict.from_dict(json.loads(line)))
-        except (ValueError, KeyError, TypeError):
-            continue
-    return verdicts
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    return [parse_verdict(line, folder.name) for line in lines if line]
+
+
+def parse_verdict(text: str, backup_id: str, proven_at: str = "") -> Verdict:
+    """The verdict in a text.
+
+    Args:
+        text: as `append_verdict` wrote it; without a hash in the first versions.
+        backup_id: the backup that it has to be of.
+        proven_at: when it was written, where the text does not tell.
+    """
+    try:
+        data = json.loads(text)
+        written = data.pop("sha256", None)
+        found = Verdict.from_dict(data)
+        whole = written in (None, _hash_of(data)) and found.backup_id == backup_id
+        if whole and found.verdict != UNREADABLE:
+            return found
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass
+    return Verdict(UNREADABLE, None, proven_at, backup_id)
+
+
+def _hash_of(data: dict[str, Any]) -> str:
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -10,14 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.archive import files_below, read_contents
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.archive import read_contents
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.content import ask_application, compare
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.encryption import KeyMissingError
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.load import fill
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import (
     Manifest,
     ManifestCorruptError,
     ManifestMissingError,
-    read_manifest,
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.replay import replay
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.scanner import (
@@ -28,7 +28,8 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.scanner import
     some,
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.scratch import scratch_database
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import DATA
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import DATA, TargetStore
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.transfer import BrokenFileError
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import (
     CORRUPT,
     GOOD,
@@ -36,7 +37,6 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import
     UNVERIFIABLE,
     Rung,
     Verdict,
-    append_verdict,
     height,
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.client_tools import find_client_tools
@@ -122,11 +122,12 @@ def replay_properties(login: Login, name: str, manifest: Manifest) -> None:
 class Verification:
     """Climbs the rungs of one backup and stops at the first that does not hold."""
 
-    def __init__(self, folder: Path, drill: Drill, progress: Progress) -> None:
-        self._folder, self._drill, self._progress = folder, drill, progress
+    def __init__(self, store: TargetStore, backup_id: str, drill: Drill, progress: Progress) -> None:
+        self._store, self._backup_id, self._drill, self._progress = store, backup_id, drill, progress
         self._rungs: list[Rung] = []
         self._activity: Callable[[], str] = lambda: "reading the manifest"
-        self._scanner = Scanner(folder, [], False, 0)
+        self._scanner = Scanner(Path(), [], False, 0)
+        self._missing_key = ""
         self._read = False
         self.notes: list[str] = []
         self.manifest: Manifest | None = None
@@ -136,8 +137,8 @@ class Verification:
 
     def run(self) -> Verdict:
         """Climb, write the verdict beside the backup, and return it."""
-        verdict, backup_id = GOOD, self._folder.name
-        with self._progress.during(self._doing):
+        verdict, backup_id = GOOD, self._backup_id
+        with contextlib.ExitStack() as self._stack, self._progress.during(self._doing):
             try:
                 self._climb()
             except FindingError as finding:
@@ -145,7 +146,7 @@ class Verification:
         passed = [rung.name for rung in self._rungs if rung.passed]
         result = Verdict(verdict, passed[-1] if passed else None, now(), backup_id, self._rungs)
         try:
-            append_verdict(self._folder, result)
+            self._store.add_verdict(result)
         except OSError as error:
             raise RunbookError(
                 f"The verdict {verdict} of {backup_id} (rung {result.rung}) cannot be written down: {error}.",
@@ -201,13 +202,15 @@ class Verification:
     def _begin_bytes(self) -> str:
         """Prove manifest, names and small files, and begin to read the data files."""
         manifest = self._read_manifest()
-        compare_names(manifest, files_below(self._folder))
+        compare_names(manifest, self._store.names(self._backup_id))
+        whole = size_words(manifest.total_bytes)
+        if not self._have_plain(manifest):
+            return f"{len(manifest.files)} files, {whole}, as they were stored"
         data, small = [], []
         for file in manifest.files:
             (data if file.path.endswith((".gz", ".dat")) and file.path != CONTENTS else small).append(file)
         Scanner(self._folder, small, False, 1).wait()
         self._scanner = Scanner(self._folder, data, self._reaches("archive"), self._drill.jobs)
-        whole = size_words(manifest.total_bytes)
         self._activity = lambda: f"reading files: {size_words(self._scanner.done_bytes)} of {whole}"
         return f"{len(manifest.files)} files, {whole}"
 
@@ -234,18 +237,37 @@ class Verification:
             if rung.name in READ_BESIDE:
                 self._say(rung)
 
+    def _have_plain(self, manifest: Manifest) -> bool:
+        """Have the plain files in a folder; False when only the stored ones can be, and need be, proven."""
+        store, jobs = self._store, self._drill.jobs
+        try:
+            if self._reaches("archive") or (store.is_in_place and not manifest.encryption):
+                self._folder = self._stack.enter_context(store.plain(manifest, jobs, self._progress))
+                return True
+        except KeyMissingError as error:
+            self._missing_key = (
+                f"{error.message} The backup is encrypted to {' and '.join(manifest.encryption.recipients)}."
+            )
+        except BrokenFileError as error:
+            raise FindingError(CORRUPT, error.message) from error
+        try:
+            store.prove(manifest, jobs, self._progress)
+        except BrokenFileError as error:
+            raise FindingError(CORRUPT, error.message) from error
+        return False
+
     def _read_manifest(self) -> Manifest:
         try:
-            self.manifest = read_manifest(self._folder)
+            self.manifest = self._store.manifest(self._backup_id)
         except ManifestMissingError as error:
             raise FindingError(INCOMPLETE, str(error)) from error
         except ManifestCorruptError as error:
             raise FindingError(CORRUPT, str(error)) from error
-        if self.manifest.backup_id != self._folder.name:
-            raise FindingError(CORRUPT, f"the manifest is that of {self.manifest.backup_id}")
         return self.manifest
 
     def _archive(self) -> str:
+        if self._missing_key:
+            raise FindingError(UNVERIFIABLE, self._missing_key)
         self._activity = lambda: "reading the table of contents"
         self._tools = find_client_tools(int(self.manifest.server_version.split(".")[0]), self._drill.bin_directory)
         try:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -171,6 +172,12 @@ def connection_string(database: str) -> str:
 
 
 def shorten(name: str, suffix: str) -> str:
-    """`name` + `suffix` within 63 bytes, cut inside `name` and never inside a UTF-8 character."""
-    room = NAME_BYTES - len(suffix.encode())
-    return name.encode()[:room].decode("utf-8", "ignore") + suffix
+    """`name` + `suffix` within 63 bytes, cut inside `name` and never inside a UTF-8 character.
+
+    What is cut ends with a hash of the whole name, so that two names with the same beginning stay two.
+    """
+    room, whole = NAME_BYTES - len(suffix.encode()), name.encode()
+    if len(whole) <= room:
+        return name + suffix
+    mark = f"~{hashlib.sha256(whole).hexdigest()[:8]}"
+    return whole[: room - len(mark)].decode("utf-8", "ignore") + mark + suffix

@@ -1,13 +1,17 @@
 # Copyright: the sre.runbooks contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Files that are there whole or not at all."""
+"""Files and folders that are there whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
+import time
 from pathlib import Path
+
+from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 
 PRIVATE = 0o600
 
@@ -38,3 +42,17 @@ def write_whole(path: Path, text: str, mode: int = PRIVATE, owner: tuple[int, in
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder. A program that is just dying may still write into it, so this tries a few times.
+
+    Raises:
+        RunbookError: it is still there.
+    """
+    for _unused in range(20):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.1)
+    raise RunbookError(f"{folder} cannot be removed.", "Remove it by hand, and look at its owner and rights.")

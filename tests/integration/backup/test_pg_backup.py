@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import list_backups
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.folder import TargetFolder
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import MANIFEST, Manifest, read_manifest
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetFolder
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login, connect
 
 from lab import machine
@@ -23,7 +22,7 @@ Call = Callable[..., dict[str, Any]]
 
 def manifest_of(result: dict[str, Any]) -> Manifest:
     assert "backup" in result, result.get("msg", result)
-    return read_manifest(Path(result["backup"]["folder"]))
+    return read_manifest(Path(result["backup"]["place"]))
 
 
 def rows(manifest: Manifest) -> dict[str, int | None]:
@@ -57,7 +56,7 @@ def test_everything_in_a_database_with_an_odd_name_is_in_its_backup(
     assert manifest.newest_row_at
     assert manifest.snapshot.lsn
     assert manifest.compression == "gzip:1"
-    folder = Path(result["backup"]["folder"])
+    folder = Path(result["backup"]["place"])
     assert {file.path for file in manifest.files} | {MANIFEST} == {
         str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()
     }
@@ -189,13 +188,13 @@ def test_a_killed_backup_is_none_and_the_next_one_cleans_up(
     child.send_signal(signal.SIGKILL)
     child.communicate()
     place = TargetFolder(store, "bakery_ia", "orders-db")
-    assert list_backups(place) == []
+    assert place.backups() == []
     assert len(place.leftovers()) == 1
     planned = call_module("pg_backup", backup_arguments(database), check_mode=True)
     assert planned["plan"][0]["step"] == "remove what a killed backup left"
     manifest_of(call_module("pg_backup", backup_arguments(database)))
     assert place.leftovers() == []
-    assert len(list_backups(place)) == 1
+    assert len(place.backups()) == 1
 
 
 def test_a_killed_pg_dump_fails_the_backup_and_leaves_nothing(

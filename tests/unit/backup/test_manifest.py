@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +43,25 @@ def test_a_folder_without_a_manifest_is_no_backup(folder: Path):
         read_manifest(folder)
 
 
+@pytest.mark.parametrize("change", ["", " "])
+def test_a_manifest_whose_hash_is_of_its_canonical_json_is_read_as_well(folder: Path, manifest: Manifest, change: str):
+    """The first ones were written so."""
+    data = manifest.as_dict()
+    canonical = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    whole = {**data, "sha256": hashlib.sha256(canonical.encode()).hexdigest()}
+    (folder / MANIFEST).write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n" + change, encoding="utf-8")
+    if change:
+        with pytest.raises(ManifestCorruptError):
+            read_manifest(folder)
+    else:
+        assert read_manifest(folder) == manifest
+
+
+def test_the_hash_is_of_the_text_before_its_line(manifest: Manifest):
+    head, _comma, tail = render(manifest.as_dict()).rpartition(b",\n")
+    assert tail == f' "sha256": "{hashlib.sha256(head).hexdigest()}"\n}}\n'.encode()
+
+
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_flipped_bit_goes_unseen(folder: Path, manifest: Manifest, data: st.DataObject):
@@ -77,3 +97,33 @@ def test_a_manifest_is_readable_by_people(manifest: Manifest):
     data = json.loads(render(manifest.as_dict()))
     assert data["database"]["name"] == 'we"ird ñ'
     assert len(data["sha256"]) == 64
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["../../etc/cron.d/x", "/etc/passwd", "data/../../x", "data/sub/1.dat", "data/..", "data/", "data/.held", "data",
+     "", "manifest.json", "globals.sql/x", "globals.sql\n", "data/1\x00.dat", "data\\x", 5, None],
+)
+def test_a_manifest_cannot_name_a_file_outside_of_its_backup(folder: Path, manifest: Manifest, path: object):
+    """X14 ⚠: who fetches the backup would write that file, wherever it is, as root."""
+    data = manifest.as_dict()
+    (folder / MANIFEST).write_bytes(render({**data, "files": [{**data["files"][0], "path": path}]}))
+    with pytest.raises(ManifestCorruptError):
+        read_manifest(folder)
+
+
+@pytest.mark.parametrize(
+    "change", [{"backup_id": "../x"}, {"backup_id": "20261399T021500Z-3fa9"}, {"backup_id": None}, {"files": 5},
+               {"files": [{}]}, {"surprise": 1}, {"snapshot": {}}, {"database": None}],
+)
+def test_a_manifest_of_another_form_is_corrupt_and_no_traceback(folder: Path, manifest: Manifest, change: dict):
+    (folder / MANIFEST).write_bytes(render({**manifest.as_dict(), **change}))
+    with pytest.raises(ManifestCorruptError):
+        read_manifest(folder)
+
+
+@pytest.mark.parametrize("path", ["globals.sql", "data/toc.dat", "data/3412.dat.gz", "data/blobs_12.toc", "data/1.dat"])
+def test_what_a_dump_is_made_of_can_be_named(folder: Path, manifest: Manifest, path: str):
+    whole = replace(manifest, files=[replace(manifest.files[0], path=path)])
+    write_manifest(folder, whole)
+    assert read_manifest(folder) == whole

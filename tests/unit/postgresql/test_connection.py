@@ -38,3 +38,11 @@ def test_a_shortened_name_fits_and_keeps_its_suffix(name: str):
     short = shorten(name.encode("utf-8", "ignore").decode(), suffix)
     assert len(short.encode()) <= 63
     assert short.endswith(suffix)
+
+
+def test_two_long_names_with_the_same_beginning_stay_two():
+    """A85 ⚠: what is found by its name is never another database's."""
+    suffix = "__restoring_20261121T021500Z-3fa9"
+    first, second = (shorten(f"{'orders' * 9}_{year}", suffix) for year in (2025, 2026))
+    assert first != second
+    assert shorten("orders", suffix) == f"orders{suffix}"

@@ -43,7 +43,7 @@ def take(current: Lock, by: dict[str, Any], take_over: str = "", moment: datetim
 @pytest.fixture(scope="module")
 def dead() -> dict[str, Any]:
     """A holder whose process has ended."""
-    with subprocess.Popen(["sleep", "60"]) as process:  # noqa: S607
+    with subprocess.Popen(["sleep", "60"]) as process:
         identity = holder("dead-run", process.pid)
         process.kill()
     return identity

@@ -1,0 +1,311 @@
+# Copyright: the sre.runbooks contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Files on their way to a store and back: hashed, encrypted or decrypted, and compared, all in one pass."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.encryption import (
+    SUFFIX,
+    Keyring,
+    Recipient,
+    decrypted,
+    encrypted,
+)
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import File, Manifest, Stored
+from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import duration, size
+
+CHUNK = 1 << 20
+# Below this, a rate says nothing.
+RATE_FROM_S = 2.0
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+# Puts a stream of about so many bytes under a name; says what it stored.
+Put = Callable[[str, BinaryIO, int], Stored]
+# The bytes that a store has under a name.
+Open = Callable[[str], AbstractContextManager[Iterable[bytes]]]
+
+
+class BrokenFileError(RunbookError):
+    """A file is not what was written: size or SHA-256 differ, or its encryption is broken."""
+
+
+class Meter:
+    """How far a transfer has come, in words: bytes, speed, and the time that is left.
+
+    Args:
+        doing: what is done, in words.
+        total_bytes: of all files.
+        maximum_bytes_per_second: all files together are held to this; None has no cap.
+    """
+
+    def __init__(self, doing: str, total_bytes: int, maximum_bytes_per_second: int | None = None) -> None:
+        self._doing, self._total, self._done = doing, total_bytes, 0
+        self._started = time.monotonic()
+        self._maximum, self._lock = maximum_bytes_per_second, threading.Lock()
+
+    def seen(self, count: int) -> None:
+        """So many bytes more; waits where that was too fast."""
+        with self._lock:
+            self._done += count
+            due = self._started + self._done / self._maximum if self._maximum else 0.0
+        time.sleep(max(0.0, due - time.monotonic()))
+
+    def words(self) -> str:
+        """For a line of progress."""
+        took = time.monotonic() - self._started
+        text = f"{self._doing}: {size(self._done)} of {size(self._total)}"
+        if took < RATE_FROM_S or not self._done:
+            return text
+        rate = self._done / took
+        left = max(0.0, self._total - self._done) / rate
+        return f"{text}, {size(round(rate))}/s, about {duration(left)} left"
+
+
+def stored_name(manifest: Manifest, path: str) -> str:
+    """The name of a file of the backup in a store."""
+    return f"{path}{SUFFIX}" if manifest.encryption else path
+
+
+def expected(file: File) -> tuple[int, str]:
+    """Size and SHA-256 of what the store has of a file."""
+    return (file.stored.bytes, file.stored.sha256) if file.stored else (file.bytes, file.sha256)
+
+
+def in_parallel(work: Callable[[Item], Result], items: Sequence[Item], jobs: int) -> list[Result]:
+    """Do all, several at once, in the order given; after the first failure nothing more is begun."""
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = [pool.submit(work, item) for item in items]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def send(
+    folder: Path, paths: Iterable[str], recipients: Sequence[Recipient], put: Put, meter: Meter, jobs: int
+) -> list[File]:
+    """Send the files below a folder to a store, the largest first.
+
+    Args:
+        folder: the plain files.
+        paths: relative to it.
+        recipients: whom to encrypt to; empty does not encrypt.
+        put: stores one.
+        meter: told of each byte read.
+        jobs: files at once.
+
+    Returns:
+        What a manifest says of them, by path.
+
+    Raises:
+        RunbookError: one could not be stored.
+    """
+
+    def one(path: str) -> File:
+        source = PlainSource(folder / path, meter)
+        about = (folder / path).stat().st_size
+        if not recipients:
+            with contextlib.closing(source):
+                stored = put(path, source, about)
+        else:
+            with contextlib.closing(source), encrypted(iter(lambda: source.read(CHUNK), b""), recipients) as pipe:
+                stored = put(f"{path}{SUFFIX}", EndingStream(pipe.output, pipe.finish), about)
+        return File(path, source.bytes, source.sha256, stored)
+
+    ordered = sorted(paths, key=lambda path: (folder / path).stat().st_size, reverse=True)
+    return sorted(in_parallel(one, ordered, jobs), key=lambda file: file.path)
+
+
+def copy(
+    manifest: Manifest, open_stored: Open, recipients: Sequence[Recipient], put: Put, meter: Meter, jobs: int
+) -> list[File]:
+    """Bring the files of a backup from one store into another, compared with the manifest on their way.
+
+    What is encrypted stays so, and needs no key. What is plain is encrypted where there are recipients.
+
+    Args:
+        manifest: of the backup where it is.
+        open_stored: reads one there.
+        recipients: whom to encrypt plain files to; empty leaves them plain.
+        put: stores one in the other store.
+        meter: told of each byte read.
+        jobs: files at once.
+
+    Returns:
+        What the manifest of the copy says of them.
+
+    Raises:
+        BrokenFileError: a file is not what was written.
+        RunbookError: one could not be read or stored.
+    """
+
+    def one(file: File) -> File:
+        name, about = stored_name(manifest, file.path), expected(file)[0]
+        with open_stored(name) as chunks:
+            source = Compared(name, chunks, *expected(file), meter.seen)
+            if recipients and not manifest.encryption:
+                with encrypted(source, recipients) as pipe:
+                    return replace(file, stored=put(f"{name}{SUFFIX}", EndingStream(pipe.output, pipe.finish), about))
+            stored = put(name, ChunkStream(source), about)
+        if (stored.bytes, stored.sha256) != expected(file):
+            raise RunbookError(
+                f"{name} was stored with other bytes than were read.",
+                "Do not trust that store: look at its disk and its log, then start it again.", name=name,
+            )
+        return replace(file, stored=stored if manifest.encryption or stored.checksum else None)
+
+    return sorted(in_parallel(one, _largest_first(manifest), jobs), key=lambda file: file.path)
+
+
+def prove(manifest: Manifest, open_stored: Open, meter: Meter, jobs: int) -> None:
+    """Read every byte that a store has of a backup, and compare it with the manifest. No key is needed.
+
+    Raises:
+        BrokenFileError: a file is not what was written.
+        RunbookError: the store cannot be read.
+    """
+
+    def one(file: File) -> None:
+        name = stored_name(manifest, file.path)
+        with open_stored(name) as chunks:
+            for _unused in Compared(name, chunks, *expected(file), meter.seen):
+                pass
+
+    in_parallel(one, _largest_first(manifest), jobs)
+
+
+def fetch(manifest: Manifest, folder: Path, open_stored: Open, keyring: Keyring, meter: Meter, jobs: int) -> None:
+    """Bring the files of a backup back as plain files; every byte is compared with the manifest on its way.
+
+    Raises:
+        BrokenFileError: a file is not what was written.
+        KeyMissingError: no secret key of this host opens it.
+        RunbookError: the store cannot be read, or the folder not be written.
+    """
+    for parent in {(folder / file.path).parent for file in manifest.files}:
+        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def one(file: File) -> None:
+        name = stored_name(manifest, file.path)
+        with open_stored(name) as chunks, (folder / file.path).open("wb") as target:
+            source = Compared(name, chunks, *expected(file), meter.seen)
+            if not manifest.encryption:
+                target.writelines(source)
+                return
+            with decrypted(source, keyring) as pipe:
+                output = EndingStream(pipe.output, pipe.finish)
+                plain = iter(lambda: output.read(CHUNK), b"")
+                target.writelines(Compared(file.path, plain, file.bytes, file.sha256, _nothing))
+
+    # The smallest first: a key that is missing shows at once.
+    in_parallel(one, _largest_first(manifest)[::-1] if manifest.encryption else _largest_first(manifest), jobs)
+
+
+def _largest_first(manifest: Manifest) -> list[File]:
+    return sorted(manifest.files, key=lambda file: file.bytes, reverse=True)
+
+
+def _nothing(_count: int) -> None:
+    """Nobody is told."""
+
+
+class PlainSource:
+    """A file that is read once, and hashed while it is."""
+
+    def __init__(self, path: Path, meter: Meter) -> None:
+        self._stream = path.open("rb", buffering=0)
+        self._digest, self._meter, self.bytes = hashlib.sha256(), meter, 0
+
+    def read(self, count: int = -1) -> bytes:
+        """The next bytes; empty at the end."""
+        chunk = self._stream.read(count)
+        self._digest.update(chunk)
+        self.bytes += len(chunk)
+        self._meter.seen(len(chunk))
+        return chunk
+
+    @property
+    def sha256(self) -> str:
+        """Of what was read."""
+        return self._digest.hexdigest()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._stream.close()
+
+
+class EndingStream:
+    """A stream whose end is only believed after `finish` agreed: a program that fails closes its output as well."""
+
+    def __init__(self, stream: BinaryIO, finish: Callable[[], None]) -> None:
+        self._stream, self._finish = stream, finish
+
+    def read(self, count: int = -1) -> bytes:
+        """The next bytes; empty at the end.
+
+        Raises:
+            RunbookError: the program behind the stream failed.
+        """
+        chunk = self._stream.read(count)
+        if not chunk:
+            self._finish()
+        return chunk
+
+
+class ChunkStream:
+    """Chunks as a stream; a read is only shorter than asked for at the end, since writers take it for that."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks, self._rest = iter(chunks), b""
+
+    def read(self, count: int = -1) -> bytes:
+        """The next bytes; empty at the end."""
+        pieces, have = [self._rest], len(self._rest)
+        while count < 0 or have < count:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                break
+            pieces.append(chunk)
+            have += len(chunk)
+        whole = b"".join(pieces)
+        cut = have if count < 0 else count
+        self._rest = whole[cut:]
+        return whole[:cut]
+
+
+class Compared:
+    """Passes chunks on, and at the end compares size and SHA-256 with what was written.
+
+    Raises (while iterating):
+        BrokenFileError: they differ.
+    """
+
+    def __init__(
+        self, name: str, chunks: Iterable[bytes], size_bytes: int, sha256: str, seen: Callable[[int], None]
+    ) -> None:
+        self._name, self._chunks, self._bytes, self._sha256, self._seen = name, chunks, size_bytes, sha256, seen
+
+    def __iter__(self) -> Iterator[bytes]:
+        digest, count = hashlib.sha256(), 0
+        for chunk in self._chunks:
+            digest.update(chunk)
+            count += len(chunk)
+            self._seen(len(chunk))
+            yield chunk
+        if count != self._bytes:
+            raise BrokenFileError(f"{self._name} has {count} bytes instead of {self._bytes}", name=self._name)
+        if digest.hexdigest() != self._sha256:
+            raise BrokenFileError(f"{self._name} has another SHA-256 than in the manifest", name=self._name)
