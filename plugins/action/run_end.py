@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from ansible.utils.display import Display
 from ansible_collections.sre.runbooks.plugins.module_utils.run.outcome import decide
 from ansible_collections.sre.runbooks.plugins.module_utils.run.records import read_records, record
-from ansible_collections.sre.runbooks.plugins.module_utils.run.report import unhealthy
+from ansible_collections.sre.runbooks.plugins.module_utils.run.report import pages, unhealthy
 from ansible_collections.sre.runbooks.plugins.module_utils.run.report_page import title
 from ansible_collections.sre.runbooks.plugins.plugin_utils.report import write_report
 from ansible_collections.sre.runbooks.plugins.plugin_utils.run_action import RunAction
@@ -24,7 +24,8 @@ class ActionModule(RunAction):
         """End the run for this host."""
         host = str(variables["inventory_hostname"])
         folder = self.folder(variables)
-        own = [entry for entry in read_records(folder) if entry.get("host") == host]
+        records = read_records(folder)
+        own = [entry for entry in records if entry.get("host") == host]
         outcome = decide(own, resume=self.again(variables))
         record(folder, host, "end", outcome.as_dict())
         report = write_report(folder)
@@ -38,6 +39,7 @@ class ActionModule(RunAction):
         if outcome.undo:
             lines.append(f"To undo:  {outcome.undo}")
         lines.append(f"Report:   {report}")
+        lines += [f"{page['title'] + ':':<9} {folder / page['file']}" for page in pages(records)]
         display = Display()
         for line in lines:
             display.display(f"  {line}")

@@ -17,7 +17,9 @@ class ActionModule(RunAction):
     ARGUMENTS: ClassVar[dict[str, Any]] = {
         "kind": {
             "type": "str", "required": True,
-            "choices": ["phase", "step", "checks", "verdict", "plan", "measure", "message", "failure", "outcome"],
+            "choices": [
+                "phase", "step", "checks", "verdict", "catalog", "plan", "measure", "message", "failure", "outcome",
+            ],
         },
         "data": {"type": "dict", "default": {}},
     }

@@ -36,6 +36,15 @@ options:
     description: How old the newest backup may be that is proven at least to O(least_rung).
     type: float
     default: 2764800
+  recovery_point_objective_seconds:
+    description:
+      - How much may be lost at most (RPO). The newest backup that is proven at least to the rung V(archive) is held
+        against it; without it there is no such check.
+    type: float
+  days:
+    description: Of how many days RV(calendar) tells, from 1 to 366; today is the last one.
+    type: int
+    default: 35
 """
 
 EXAMPLES = r"""
@@ -55,7 +64,7 @@ backups:
   elements: dict
   sample:
     - backup_id: 20261121T021500Z-3fa9
-      folder: /srv/backups/bakery_ia/orders-db/20261121T021500Z-3fa9
+      place: /srv/backups/bakery_ia/orders-db/20261121T021500Z-3fa9
       problem: ""
       taken_at: "2026-11-21T02:15:00.120Z"
       newest_row_at: "2026-11-21T02:14:59.880Z"
@@ -96,6 +105,34 @@ problems:
   type: list
   elements: str
   sample: ["orders-db has no backup. Run: ansible-playbook sre.runbooks.database_backup -e target=orders-db"]
+calendar:
+  description:
+    - The backups by days of UTC, a day without one included, as M(sre.runbooks.backup_calendar) shows them.
+    - C(state) of a day is V(restored) or V(archived), as far as its best backup is proven; V(unproven), V(missing),
+      V(pending) for a today that is not over, or V(before) the first backup.
+  returned: always
+  type: dict
+  sample:
+    moment: "2026-11-21T03:24:00.000Z"
+    place: /srv/backups/bakery_ia/orders-db
+    backups: 12
+    total_bytes: 4825418796
+    takes: 20261109T021500Z-a1b2
+    exposed_s: 1036800.0
+    newest_age_s: 4120.0
+    days:
+      - date: "2026-11-21"
+        state: archived
+        backups: 1
+        text: 20261121T021500Z-3fa9 is proven to the rung archive.
+metrics:
+  description: The same for Prometheus, in its text format; M(sre.runbooks.backup_metrics) writes it.
+  returned: always
+  type: str
+  sample: |
+    # HELP sre_runbooks_backups How many backups there are, damaged ones as well.
+    # TYPE sre_runbooks_backups gauge
+    sre_runbooks_backups{system="bakery_ia",target="orders-db"} 12
 heading:
   description: The heading of the table that RV(line) belongs to.
   returned: always
@@ -113,17 +150,20 @@ from datetime import UTC, datetime  # noqa: I001
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.arguments import place_of, store_spec
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.calendar import calendar
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import (
     HEADING,
     Limits,
     assess,
     line_of,
     listing,
-    list_backups,
     takes,
 )
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.exposition import exposition
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import RESTORABLE, RUNGS
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+
+MOST_DAYS = 366
 
 
 def main() -> None:
@@ -134,16 +174,24 @@ def main() -> None:
             "maximum_age_seconds": {"type": "float", "default": 90000},
             "least_rung": {"type": "str", "choices": ["none", *RUNGS], "default": RESTORABLE},
             "maximum_drilled_age_seconds": {"type": "float", "default": 2764800},
+            "recovery_point_objective_seconds": {"type": "float"},
+            "days": {"type": "int", "default": 35},
         },
         supports_check_mode=True,
     )
     target, moment = module.params["target"], datetime.now(UTC)
     least_rung = None if module.params["least_rung"] == "none" else module.params["least_rung"]
-    limits = Limits(module.params["maximum_age_seconds"], module.params["maximum_drilled_age_seconds"], least_rung)
+    limits = Limits(
+        module.params["maximum_age_seconds"], module.params["maximum_drilled_age_seconds"], least_rung,
+        module.params["recovery_point_objective_seconds"],
+    )
+    days = module.params["days"]
     try:
+        if not 1 <= days <= MOST_DAYS:
+            raise RunbookError(f"A calendar of {days} days cannot be drawn.", f"Give days from 1 to {MOST_DAYS}.")
         place = place_of(module.params)
-        place.require_store()
-        backups = list_backups(place)
+        place.require()
+        backups = place.backups()
         checks, taken = assess(target, backups, moment, limits), takes(backups, least_rung)
     except RunbookError as error:
         module.fail_json(msg=str(error), error=error.context)
@@ -152,6 +200,8 @@ def main() -> None:
         checks=[check.as_dict() for check in checks], takes=taken.backup_id if taken else None,
         problems=[check.message for check in checks if check.status != "ok"], heading=HEADING,
         line=line_of(target, backups, moment, least_rung), listing=listing(backups, moment),
+        calendar=calendar(backups, moment, days, limits.age_s, least_rung, str(place)),
+        metrics=exposition(module.params["system"], target, backups, moment, limits),
     )
 
 

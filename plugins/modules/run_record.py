@@ -21,7 +21,7 @@ options:
       - V(outcome) takes as C(undo) the name of the playbook that goes back, and makes the whole command of it.
     type: str
     required: true
-    choices: [phase, step, checks, verdict, plan, measure, message, failure, outcome]
+    choices: [phase, step, checks, verdict, catalog, plan, measure, message, failure, outcome]
   data:
     description: The record's data.
     type: dict

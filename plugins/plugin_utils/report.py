@@ -1,12 +1,14 @@
 # Copyright: the sre.runbooks contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Writes a run's report.json and report.html."""
+"""Writes a run's report.json and report.html, and makes the text of every page."""
 
 from __future__ import annotations
 
 import fcntl
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ansible_collections.sre.runbooks.plugins.module_utils.run.files import write_whole
 from ansible_collections.sre.runbooks.plugins.module_utils.run.records import (
@@ -18,7 +20,18 @@ from ansible_collections.sre.runbooks.plugins.module_utils.run.report import bui
 from ansible_collections.sre.runbooks.plugins.module_utils.run.report_page import page
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 
-TEMPLATES = Path(__file__).resolve().parents[2] / "roles" / "run" / "templates"
+ROLES = Path(__file__).resolve().parents[2] / "roles"
+# Where pages are, and what all of them look like (page.css in the first).
+TEMPLATES = [ROLES / "run" / "templates", ROLES / "backup_catalog" / "templates"]
+
+
+def rendered(template: str, data: Mapping[str, Any]) -> str:
+    """The text of a page; whatever stands in `data` is shown as text."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=ChainableUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(data)
 
 
 def write_report(folder: Path) -> Path:
@@ -27,9 +40,5 @@ def write_report(folder: Path) -> Path:
         fcntl.flock(guard, fcntl.LOCK_EX)
         report = build(read_records(folder), read_lines(folder / "tasks.jsonl"))
         write_whole(folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False, default=str) + "\n")
-        environment = Environment(
-            loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=ChainableUndefined, trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        write_whole(folder / "report.html", environment.get_template("report.html.j2").render(page(report)))
+        write_whole(folder / "report.html", rendered("report.html.j2", page(report)))
     return folder / "report.html"

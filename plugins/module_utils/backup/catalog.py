@@ -4,26 +4,23 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest, read_manifest
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetFolder
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import (
     BAD,
     LEAST,
     RESTORABLE,
+    UNVERIFIABLE,
     Verdict,
     height,
     proven_rung,
-    read_verdicts,
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.health.check import Check, Threshold, judged
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.run.moments import utc_text
 from ansible_collections.sre.runbooks.plugins.module_utils.run.words import about, duration
 from ansible_collections.sre.runbooks.plugins.module_utils.run.words import size as size_words
 
@@ -34,39 +31,52 @@ class Backup:
 
     Args:
         backup_id: its id.
-        folder: where it lies.
-        manifest: None when it is missing or corrupt.
-        problem: why there is no manifest; empty when there is one.
+        place: where it is, for people.
+        problem: why its manifest cannot be read; empty when it can.
         verdicts: all of them, oldest first.
+        taken_at: the moment that it shows; None when that is not known, as the following.
+        newest_row_at: time of the newest row in it, ISO 8601.
+        total_bytes: size of its files.
     """
 
     backup_id: str
-    folder: Path
-    manifest: Manifest | None
+    place: str
     problem: str
     verdicts: tuple[Verdict, ...]
+    taken_at: datetime | None = None
+    newest_row_at: str | None = None
+    total_bytes: int | None = None
+
+    @classmethod
+    def of(cls, data: dict[str, Any], place: str, verdicts: Sequence[Verdict]) -> Backup:
+        """A backup whose manifest is proven whole; `data` is the manifest's."""
+        return cls(
+            data["backup_id"], place, "", tuple(verdicts), parse_time(data["snapshot"]["taken_at"]),
+            data["newest_row_at"], data["total_bytes"],
+        )
 
     @property
     def proven_rung(self) -> str | None:
         """The highest rung proven and not disproved since; None for a backup whose manifest cannot be read."""
-        return proven_rung(self.verdicts) if self.manifest else None
+        return None if self.problem else proven_rung(self.verdicts)
 
     @property
-    def taken_at(self) -> datetime | None:
-        """The moment that the backup shows."""
-        return parse_time(self.manifest.snapshot.taken_at) if self.manifest else None
+    def damage(self) -> str:
+        """The last verdict about the backup itself where it is a bad one, else empty; `unverifiable` is about none."""
+        last = next((one.verdict for one in reversed(self.verdicts) if one.verdict != UNVERIFIABLE), "")
+        return last if last in BAD else ""
 
     def as_dict(self, moment: datetime) -> dict[str, Any]:
         """One line of a catalog, seen at `moment`."""
         last = self.verdicts[-1] if self.verdicts else None
         return {
             "backup_id": self.backup_id,
-            "folder": str(self.folder),
+            "place": self.place,
             "problem": self.problem,
-            "taken_at": self.manifest.snapshot.taken_at if self.manifest else None,
-            "newest_row_at": self.manifest.newest_row_at if self.manifest else None,
+            "taken_at": utc_text(self.taken_at) if self.taken_at else None,
+            "newest_row_at": self.newest_row_at,
             "age_s": round((moment - self.taken_at).total_seconds()) if self.taken_at else None,
-            "total_bytes": self.manifest.total_bytes if self.manifest else None,
+            "total_bytes": self.total_bytes,
             "verdict": last.verdict if last else None,
             "rung": self.proven_rung,
             "proven_at": last.proven_at if last else None,
@@ -104,30 +114,6 @@ def parse_before(text: str) -> datetime:
             f"The time {text} has no zone.", f"Give it with one, as in {moment:%Y-%m-%dT%H:%M}Z or +01:00."
         )
     return moment
-
-
-def list_backups(place: TargetFolder) -> list[Backup]:
-    """All backups of a target, oldest first; one that is broken or cannot be read is listed with its problem."""
-    backups = []
-    for backup_id in place.backup_ids():
-        folder, manifest, problem, verdicts = place.backup(backup_id), None, "", ()
-        try:
-            verdicts = tuple(read_verdicts(folder))
-            manifest = read_manifest(folder)
-        except RunbookError as error:
-            problem = error.message
-        except OSError as error:
-            problem = f"{error.filename or folder} cannot be read: {error.strerror}."
-        backups.append(Backup(backup_id, folder, manifest, problem, verdicts))
-    return backups
-
-
-def newest_manifest(place: TargetFolder) -> Manifest | None:
-    """The manifest of the newest backup whose manifest is whole; only one is read, since each may be large."""
-    for backup_id in reversed(place.backup_ids()):
-        with contextlib.suppress(RunbookError, OSError):
-            return read_manifest(place.backup(backup_id))
-    return None
 
 
 def pick(
@@ -199,7 +185,7 @@ def line_of(target: str, backups: Sequence[Backup], moment: datetime, least_rung
     newest, taken = backups[-1].as_dict(moment), takes(backups, least_rung)
     age = "unknown" if newest["age_s"] is None else about(newest["age_s"])
     size = "unknown" if newest["total_bytes"] is None else size_words(newest["total_bytes"])
-    verdict = newest["verdict"] if newest["verdict"] in BAD else newest["rung"] or "not proven"
+    verdict = backups[-1].damage or newest["rung"] or "not proven"
     told = "none: it refuses"
     if taken:
         old = (moment - taken.taken_at).total_seconds()
@@ -228,11 +214,13 @@ class Limits:
         age_s: how old the newest backup may be that is proven at least to the rung LEAST (B42).
         drilled_age_s: how old the newest one may be that a restore takes by default (B40: monthly).
         least_rung: how high that one must be proven; None takes any.
+        objective_s: RPO, how much may be lost with what the newest one proven to LEAST brings back; None without one.
     """
 
     age_s: float
     drilled_age_s: float
     least_rung: str | None = RESTORABLE
+    objective_s: float | None = None
 
 
 def assess(target: str, backups: Sequence[Backup], moment: datetime, limits: Limits) -> list[Check]:
@@ -279,12 +267,15 @@ def assess(target: str, backups: Sequence[Backup], moment: datetime, limits: Lim
         return judged(name, target, KIND, seconds, "s", threshold, message)
 
     damaged = [
-        f"{backup.backup_id} of {target} is {backup.verdicts[-1].verdict}."
-        for backup in backups if backup.verdicts and backup.verdicts[-1].verdict in BAD
+        f"{backup.backup_id} of {target} is {backup.damage}." for backup in backups if backup.damage
     ]
     return [
         age("backup_age_seconds", LEAST, Threshold(critical=limits.age_s), back_up),
         age("drilled_backup_age_seconds", limits.least_rung, Threshold(warning=limits.drilled_age_s), prove),
+        *(
+            [] if limits.objective_s is None
+            else [age("recovery_point_seconds", LEAST, Threshold(critical=limits.objective_s), back_up)]
+        ),
         judged(
             "damaged_backups", target, KIND, len(damaged), "backups", Threshold(warning=0),
             f"{' '.join(damaged)} Look at the store's disk, and remove them when another one is proven."

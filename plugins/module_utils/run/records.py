@@ -18,7 +18,8 @@ RECORDS_FILE = "run.jsonl"
 PRIVATE_FILE = 0o600
 # What a record can be about; docs/architecture.md has the shape of each one's data.
 KINDS = (
-    "run", "begin", "phase", "step", "checks", "verdict", "plan", "measure", "message", "failure", "outcome", "end",
+    "run", "begin", "phase", "step", "checks", "verdict", "catalog", "plan", "measure", "message", "page", "failure",
+    "outcome", "end",
 )
 
 Record = dict[str, Any]

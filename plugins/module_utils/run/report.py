@@ -131,5 +131,12 @@ def build(records: Sequence[Record], tasks: Sequence[Record]) -> dict[str, Any]:
         "operator": {"user": run.get("user", ""), "machine": run.get("machine", "")},
         "started_at": started, "ended_at": ended, "duration_s": seconds_between(started, ended),
         "outcome": worst([target["outcome"] for target in targets]) if targets else UNKNOWN,
-        "targets": targets, "tasks": list(tasks),
+        "targets": targets, "tasks": list(tasks), "pages": pages(whole),
     }
+
+
+def pages(records: Sequence[Record]) -> list[dict[str, str]]:
+    """The pages that a run has beside its report, each `title` and `file` in the run's folder."""
+    named = [entry["data"] for entry in records if entry.get("kind") == "page" and isinstance(entry.get("data"), dict)]
+    found = {str(data.get("file", "")): str(data.get("title", "")) for data in named}
+    return [{"title": title, "file": file} for file, title in found.items()]

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.calendar import STATES
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.calendar import page as page_of_calendar
 from ansible_collections.sre.runbooks.plugins.module_utils.run.records import append_line
-from ansible_collections.sre.runbooks.plugins.plugin_utils.report import write_report
+from ansible_collections.sre.runbooks.plugins.plugin_utils.report import rendered, write_report
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.integration.run.sample import check, restore, run, tasks
@@ -20,6 +22,21 @@ FLAGS = [
     "--disable-component-update", "--disable-sync",
 ]
 HOSTILE = "<script>document.title='broken'</script><img src=x onerror=alert(1)>\"'`{{ 7 * 7 }}&amp;\u202e]]>"
+
+# The texts whose contrast to their ground is below 4.5.
+PALE = """() => {
+  const parse = text => text.match(/[\\d.]+/g).map(Number);
+  const linear = v => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+  const light = rgb => { const [r, g, b] = rgb.map(linear);
+    return .2126 * r + .7152 * g + .0722 * b };
+  const ground = element => { for (; element; element = element.parentElement) {
+    const c = parse(getComputedStyle(element).backgroundColor); if (c.length < 4 || c[3] > 0) return c.slice(0, 3) }
+    return [255, 255, 255] };
+  const texts = [...document.querySelectorAll('h1,h2,p,b,small,td,th,code,pre,summary,.pill,.square')];
+  return texts.filter(e => e.innerText.trim())
+    .map(e => { const a = light(parse(getComputedStyle(e).color).slice(0, 3)), b = light(ground(e));
+      return [e.innerText.slice(0, 30), (Math.max(a, b) + .05) / (Math.min(a, b) + .05)] })
+    .filter(([text, contrast]) => contrast < 4.5) }"""
 
 
 @pytest.fixture(scope="module")
@@ -93,21 +110,55 @@ def test_the_report_shows_at_first_sight_what_happened_and_what_next(
 def test_the_ink_can_be_read_on_its_ground_in_light_and_dark(tmp_path: Path, browser: Browser) -> None:
     """WCAG 2 AA: a contrast of at least 4.5 for each text."""
     report = written(tmp_path, [run(), *restore(outcome="failed and undo failed")], tasks())
-    script = """() => {
-      const parse = text => text.match(/[\\d.]+/g).map(Number);
-      const linear = v => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
-      const light = rgb => { const [r, g, b] = rgb.map(linear);
-        return .2126 * r + .7152 * g + .0722 * b };
-      const ground = element => { for (; element; element = element.parentElement) {
-        const c = parse(getComputedStyle(element).backgroundColor); if (c.length < 4 || c[3] > 0) return c.slice(0, 3) }
-        return [255, 255, 255] };
-      const texts = [...document.querySelectorAll('h1,h2,p,b,small,td,th,code,pre,summary,.pill')];
-      return texts.filter(e => e.innerText.trim())
-        .map(e => { const a = light(parse(getComputedStyle(e).color).slice(0, 3)), b = light(ground(e));
-          return [e.innerText.slice(0, 30), (Math.max(a, b) + .05) / (Math.min(a, b) + .05)] })
-        .filter(([text, contrast]) => contrast < 4.5) }"""
     for scheme in ("light", "dark"):
-        assert Opened(browser, report, 1000, scheme).page.evaluate(script) == []
+        assert Opened(browser, report, 1000, scheme).page.evaluate(PALE) == []
+
+
+@pytest.fixture(scope="module")
+def calendar_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A calendar with a day of each state, a name and a message from outside, and a database that could not be read."""
+    days = [
+        {"date": f"2026-11-{15 + index}", "state": state, "backups": index, "text": f"{state} {HOSTILE}"}
+        for index, state in enumerate(STATES)
+    ]
+    catalog = {
+        "days": days, "place": HOSTILE, "moment": "2026-11-20T01:20:00.000Z", "backups": 3, "total_bytes": 402118233,
+        "takes": HOSTILE, "exposed_s": 180000.0, "newest_age_s": 93600.0, "objective_seconds": 86400,
+        "problems": [HOSTILE],
+    }
+    path = tmp_path_factory.mktemp("calendar") / "calendar.html"
+    shown = page_of_calendar(HOSTILE, ["orders-db", "auth-db"], {"orders-db": catalog})
+    path.write_text(rendered("calendar.html.j2", shown), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1000, "light"), (390, "light"), (390, "dark")])
+def test_the_calendar_draws_every_day_and_says_it_without_colours(
+    calendar_page: Path, browser: Browser, width: int, scheme: str
+) -> None:
+    """B42 ⚠: a day without a backup is a red square, and no gap in the picture."""
+    opened = Opened(browser, calendar_page, width, scheme)
+    opened.clean(calendar_page)
+    page = opened.page
+    assert page.evaluate(PALE) == []
+    assert page.locator("script, img").count() == 0
+    squares = page.locator(".days .square")
+    assert squares.count() == len(STATES)
+    grounds = []
+    for index, (state, (mark, meaning)) in enumerate(STATES.items()):
+        square = squares.nth(index)
+        box = square.bounding_box()
+        assert box
+        assert min(box["width"], box["height"]) >= 20
+        assert square.locator("i").inner_text() == mark
+        assert square.locator(".of-day").text_content() == f"2026-11-{15 + index}: {meaning}"
+        assert state in (square.get_attribute("title") or "")
+        grounds.append(square.evaluate("e => getComputedStyle(e).backgroundColor + getComputedStyle(e).borderStyle"))
+    assert len(set(grounds)) == len(STATES)
+    page.get_by_text("The same as text").click()
+    assert page.locator("details tbody tr").count() == len(STATES) - 1
+    assert page.get_by_text("could not be read in this run").is_visible()
+    assert page.get_by_text("missed").is_visible()
 
 
 def test_hostile_text_in_every_record_is_shown_as_text(tmp_path: Path, browser: Browser) -> None:
