@@ -14,9 +14,9 @@ from typing import Any
 import psycopg
 import pytest
 from ansible_collections.sre.runbooks.plugins.module_utils.backup import dump
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.folder import TargetFolder
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.restore import Request, Restore, Result
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetFolder
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login, connect, identifier
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
 from psycopg import sql
@@ -118,14 +118,14 @@ class Shop:
         return False
 
 
-@pytest.fixture
-def make_shop(postgresql_server: PostgresServer, tmp_path: Path) -> Iterator[Callable[..., Shop]]:
-    """Makes a shop with a database of the given name, on the shared server or another; all of it is dropped again."""
+@contextlib.contextmanager
+def shops(usual: PostgresServer, folder: Path) -> Iterator[Callable[..., Shop]]:
+    """Makes shops with a database of the given name, on the usual server or another; all of it is dropped again."""
     made = []
 
-    def make(name: str, server: PostgresServer = postgresql_server) -> Shop:
+    def make(name: str, server: PostgresServer = usual) -> Shop:
         role, password = f"shop_{secrets.token_hex(4)}", secrets.token_hex(8)
-        store = tmp_path / f"store-{len(made)}"
+        store = folder / f"store-{len(made)}"
         store.mkdir()
         login = server.login
         shop = Shop(
@@ -148,12 +148,21 @@ def make_shop(postgresql_server: PostgresServer, tmp_path: Path) -> Iterator[Cal
             )
         return shop
 
-    yield make
-    for shop, role in made:
-        with connect(shop.admin, "tests") as admin:
-            for name in shop.databases():
-                admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(identifier(name)))
-            admin.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(identifier(role)))
+    try:
+        yield make
+    finally:
+        for shop, role in made:
+            with connect(shop.admin, "tests") as admin:
+                for name in shop.databases():
+                    admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(identifier(name)))
+                admin.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(identifier(role)))
+
+
+@pytest.fixture
+def make_shop(postgresql_server: PostgresServer, tmp_path: Path) -> Iterator[Callable[..., Shop]]:
+    """Makes the shops of one test."""
+    with shops(postgresql_server, tmp_path) as make:
+        yield make
 
 
 @pytest.fixture
