@@ -15,8 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import list_backups
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetFolder
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.folder import TargetFolder
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import connect
 
 from lab.data import fill
@@ -30,12 +29,13 @@ PEAK_POLL_S = 0.02
 
 
 class Platform:
-    """A filled server, a store, and the ways to dump and restore."""
+    """A filled server, a store (`place` is what the modules are told of it), and the ways to dump and restore."""
 
     def __init__(self, server: PostgresServer, folder: Path) -> None:
         self.server, self.folder = server, folder
         self.store = folder / "store"
         self.store.mkdir()
+        self.place: dict[str, Any] = {"store_path": str(self.store)}
         self.environment = {**os.environ, **server.login.at(DATABASE).environment()}
 
     def arguments(self, **more: Any) -> dict[str, Any]:
@@ -43,8 +43,8 @@ class Platform:
         return {
             "login": {"host": login.host, "port": login.port, "user": login.user, "password": login.password,
                       "sslmode": "disable"},
-            "store_path": str(self.store), "system": "bench", "target": "mixed-db", "jobs": JOBS,
-            "postgresql_bin_directory": str(self.server.bin_directory), **more,
+            "system": "bench", "target": "mixed-db", "jobs": JOBS,
+            "postgresql_bin_directory": str(self.server.bin_directory), **self.place, **more,
         }
 
     def module(self, name: str, **arguments: Any) -> float:
@@ -94,12 +94,12 @@ class Platform:
 
     def restore(self) -> float:
         """pg_restore alone, without the making and dropping of its database; seconds."""
-        newest = list_backups(TargetFolder(self.store, "bench", "mixed-db"))[-1]
+        newest = TargetFolder(self.store, "bench", "mixed-db").backups()[-1]
         with connect(self.server.login, "bench") as connection:
             connection.execute("CREATE DATABASE raw_restored TEMPLATE template0")
             started = time.perf_counter()
             argv = self.tool("pg_restore", f"-j{JOBS}", "--exit-on-error", "--dbname=raw_restored",
-                             str(newest.folder / "data"))
+                             f"{newest.place}/data")
             subprocess.run(argv, env=self.environment, check=True)
             taken = time.perf_counter() - started
             connection.execute("DROP DATABASE raw_restored")
@@ -109,9 +109,9 @@ class Platform:
         """Take away what was dumped before, and let the server write out what it has to."""
         shutil.rmtree(self.folder / "raw", ignore_errors=True)
         (self.folder / "raw.sql.gz").unlink(missing_ok=True)
-        backups = list_backups(TargetFolder(self.store, "bench", "mixed-db"))
+        backups = TargetFolder(self.store, "bench", "mixed-db").backups()
         for backup in backups[: len(backups) - keep]:
-            shutil.rmtree(backup.folder)
+            shutil.rmtree(backup.place)
         with connect(self.server.login, "bench") as connection:
             connection.execute("CHECKPOINT")
 
