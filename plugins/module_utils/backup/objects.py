@@ -1,0 +1,67 @@
+# Copyright: the sre.runbooks contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""How many there are of what is no table: a restore that left out the keys has every row, and is not whole."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import psycopg
+
+with contextlib.suppress(ImportError):  # connect() tells the operator
+    from psycopg import sql
+
+# What belongs to an extension is made by CREATE EXTENSION; what is internal, by the server for something else.
+NOT_MADE_FOR = (
+    " AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = '{catalog}'::regclass AND d.objid = {oid}"
+    " AND d.deptype IN ('e', 'i'))"
+)
+IN_OURS = (
+    " IN (SELECT oid FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema')"
+)
+
+
+def _of(source: str, condition: str, catalog: str, oid: str) -> str:
+    return f"SELECT count(*) FROM {source} WHERE {condition}{NOT_MADE_FOR.format(catalog=catalog, oid=oid)}"  # noqa: S608
+
+
+_OF_TABLE = "JOIN pg_class AS c ON c.oid = {}".format
+# As pg_dump chooses them: it leaves out an index that a failed CREATE INDEX CONCURRENTLY left.
+QUERIES = {
+    "indexes": _of(
+        f"pg_index AS i {_OF_TABLE('i.indrelid')}",
+        f"c.relnamespace{IN_OURS} AND (i.indisvalid OR c.relkind = 'p') AND c.relkind <> 't'", "pg_class", "c.oid",
+    ),
+    # Those for NOT NULL are only listed since PostgreSQL 18, and those of a partition are its parent's.
+    "constraints": _of(
+        "pg_constraint AS o",
+        f"o.connamespace{IN_OURS} AND o.conrelid <> 0 AND o.conparentid = 0 AND o.contype IN ('c', 'f', 'p', 'u', 'x')",
+        "pg_class", "o.conrelid",
+    ),
+    "views": _of("pg_class AS c", f"c.relnamespace{IN_OURS} AND c.relkind = 'v'", "pg_class", "c.oid"),
+    "functions": _of("pg_proc AS p", f"p.pronamespace{IN_OURS}", "pg_proc", "p.oid"),
+    "triggers": _of(
+        f"pg_trigger AS t {_OF_TABLE('t.tgrelid')}", f"c.relnamespace{IN_OURS} AND NOT t.tgisinternal", "pg_class",
+        "c.oid",
+    ),
+    "rules": _of(
+        f"pg_rewrite AS r {_OF_TABLE('r.ev_class')}", f"c.relnamespace{IN_OURS} AND r.rulename <> '_RETURN'",
+        "pg_class", "c.oid",
+    ),
+    "policies": _of(
+        f"pg_policy AS p {_OF_TABLE('p.polrelid')}", f"c.relnamespace{IN_OURS}", "pg_class", "c.oid",
+    ),
+    "types": _of("pg_type AS t", f"t.typnamespace{IN_OURS} AND t.typtype IN ('d', 'e', 'r')", "pg_type", "t.oid"),
+    "event triggers": _of("pg_event_trigger AS e", "true", "pg_event_trigger", "e.oid"),
+    "publications": "SELECT count(*) FROM pg_publication",
+}
+
+
+def count_objects(connection: psycopg.Connection[dict[str, Any]]) -> dict[str, int]:
+    """The number of each kind in QUERIES, in the database and the snapshot of this session."""
+    columns = sql.SQL(", ").join(
+        sql.SQL("({}) AS {}").format(sql.SQL(query), sql.Identifier(name)) for name, query in QUERIES.items()
+    )
+    return connection.execute(sql.SQL("SELECT {}").format(columns)).fetchone()
