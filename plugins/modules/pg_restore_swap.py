@@ -43,8 +43,9 @@ options:
       - V(swapped), the copy is live and applications are let in.
       - V(done), the marker is taken away from the live database.
       - V(undone), the start is reached again. Where applications were let in, only with O(losses_agreed).
+      - V(exported), what was written to the database that V(undone) put aside is in files as well; before V(done).
     type: str
-    choices: [prepared, swapped, done, undone]
+    choices: [prepared, swapped, done, undone, exported]
     required: true
   run:
     description: The run's id, for the markers.
@@ -83,6 +84,15 @@ options:
     description: For O(state=undone), drop the copy at once. It waits for a checkpoint, so applications come first.
     type: bool
     default: true
+  export_directory:
+    description:
+      - For O(state=exported), the folder in which the files get one of their own, for this user alone.
+      - Without it one below C(/var/tmp) that has the user's number in its name.
+    type: path
+  export_seconds:
+    description: How long the export may take, applications being back; V(0) leaves it out.
+    type: int
+    default: 600
   free_bytes:
     description: Free disk of the server, where it cannot be read because the server is on another machine.
     type: int
@@ -221,6 +231,22 @@ left:
   type: list
   elements: str
   sample: []
+export:
+  description:
+    - What only the database has that was put aside, and in which files it is now. Rows that were written while it was
+      live are C(new) or C(changed), as their key is not or with other content in the one that is live again.
+    - C(deleted) rows were in the backup. Of the C(unclear) keys nobody can tell whether they were deleted, or written
+      to the other database after the backup. Without a primary key there are none of these but C(new).
+    - C(exact) is false where nobody knows since when the rows were written, so that all that differ are there.
+    - C(folder) is empty where there was nothing to write; in it are C(manifest.json) and C(load.sql) for C(psql).
+  returned: when O(state=exported) found a database put aside
+  type: dict
+  sample: {new: 12, changed: 3, deleted: 1, unclear: 0, text: "12 new rows, 3 changed, 1 deleted in 1 table",
+           exact: true, seconds: 0.4, notes: [],
+           folder: /var/tmp/sre.runbooks-exports-0/orders__retired_20261121T150000_004Z,
+           tables: [{table: public.orders, columns: [id, what], key: [id], new: 12, changed: 3, deleted: 1, unclear: 0,
+                     files: [{kind: new, file: 001-public.orders.new.csv, rows: 12, bytes: 310, sha256: 9f86d081…}],
+                     notes: []}]}
 abandoned:
   description: Name of the restored database that was put aside again.
   returned: when O(state=undone) exchanged the names
@@ -228,11 +254,13 @@ abandoned:
   sample: orders__retired_20261121T150000_004Z
 """
 
+from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.arguments import place_of, store_spec
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import parse_before
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.export import default_directory
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.restore import STATES, Request, Restore
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import RESTORABLE, RUNGS
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.arguments import login_spec
@@ -257,7 +285,8 @@ def request_of(arguments: dict[str, Any]) -> Request:
         retained_s=arguments["retained_seconds"], session_timeout_s=arguments["session_timeout_seconds"],
         check_timeout_s=arguments["check_timeout_seconds"], timeout_s=arguments["timeout_seconds"],
         smoke_timeout_s=arguments["smoke_timeout_seconds"], drop_timeout_s=arguments["drop_timeout_seconds"],
-        lock_wait_s=arguments["lock_wait_seconds"],
+        lock_wait_s=arguments["lock_wait_seconds"], export_s=arguments["export_seconds"],
+        export_directory=Path(arguments["export_directory"] or default_directory()),
     )
 
 
@@ -279,6 +308,8 @@ def main() -> None:
             "retired": {"type": "str"},
             "losses_agreed": {"type": "bool", "default": False},
             "drop_copy": {"type": "bool", "default": True},
+            "export_directory": {"type": "path"},
+            "export_seconds": {"type": "int", "default": 600},
             "free_bytes": {"type": "int"},
             "retained_seconds": {"type": "int", "default": 259200},
             "session_timeout_seconds": {"type": "int", "default": 5},

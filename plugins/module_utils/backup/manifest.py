@@ -52,11 +52,17 @@ class ManifestUnknownError(RunbookError):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The one moment that dump and counts show. `lsn` is None on a server that is in recovery and replays nothing."""
+    """The one moment that dump and counts show.
+
+    Args:
+        lsn: None on a server that is in recovery and replays nothing.
+        xid: whatever has an earlier transaction is in it; None before it was kept.
+    """
 
     id: str
     lsn: str | None
     taken_at: str
+    xid: int | None = None
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,9 @@ class Marker:
         database: the live name that the swap is about.
         backup: the backup that the swap restores; empty where there is none.
         until: ISO 8601 in UTC; until when a retired or abandoned database, or a copy, is kept. Empty elsewhere.
+        xid: on a retired or abandoned database the transaction of the exchange that put it aside: what has a later one
+            was written since. On the live one, while going back to it is not ended, that of the exchange before: since
+            then the other one was live. 0 where it is not known.
     """
 
     state: str
@@ -41,6 +44,7 @@ class Marker:
     database: str
     backup: str = ""
     until: str = ""
+    xid: int = 0
 
     def expired(self, moment: datetime) -> bool:
         """Whether the hour in `until` has passed. Without one it never has."""
@@ -85,5 +89,6 @@ def join(own: str | None, marker: Marker | None) -> str | None:
     """The comment for the owner's text with a marker under it; None means no comment at all."""
     if marker is None:
         return own
-    line = PREFIX + json.dumps(asdict(marker), ensure_ascii=False)
+    data = {name: value for name, value in asdict(marker).items() if value or name != "xid"}
+    line = PREFIX + json.dumps(data, ensure_ascii=False)
     return line if own is None else f"{own}\n{line}"

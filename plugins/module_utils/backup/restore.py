@@ -7,9 +7,10 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-from ansible_collections.sre.runbooks.plugins.module_utils.backup import content, load, preflight
+from ansible_collections.sre.runbooks.plugins.module_utils.backup import content, export, load, preflight
 from ansible_collections.sre.runbooks.plugins.module_utils.backup import marker as markers
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import Backup, pick
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.filling import Filling
@@ -47,15 +48,13 @@ from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import Run
 from ansible_collections.sre.runbooks.plugins.module_utils.run.moments import utc_text
 from ansible_collections.sre.runbooks.plugins.module_utils.run.plan import Plan
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import about
 
 with contextlib.suppress(ImportError):  # connect() tells the operator
     from psycopg import errors, sql
 
-PREPARED, SWAPPED, DONE, UNDONE = "prepared", "swapped", "done", "undone"
-STATES = (PREPARED, SWAPPED, DONE, UNDONE)
+PREPARED, SWAPPED, DONE, UNDONE, EXPORTED = "prepared", "swapped", "done", "undone", "exported"
+STATES = (PREPARED, SWAPPED, DONE, UNDONE, EXPORTED)
 RESTORE = "sre.runbooks.database_restore"
 UNDO = "sre.runbooks.database_restore_undo"
 # From here on the live database has been touched.
@@ -88,6 +87,8 @@ class Request:
     drop_timeout_s: float = DROP_TIMEOUT_S
     timeout_s: float = 86400.0
     lock_wait_s: float = 600.0
+    export_directory: Path = field(default_factory=export.default_directory)
+    export_s: float = 600.0
 
 
 @dataclass
@@ -128,7 +129,10 @@ class Restore:
         Raises:
             RunbookError: it cannot be reached; see each state's function for what is left.
         """
-        reach = {PREPARED: self._prepare, SWAPPED: self._swap_in, DONE: self._finish, UNDONE: self._undo}[state]
+        reach = {
+            PREPARED: self._prepare, SWAPPED: self._swap_in, DONE: self._finish, UNDONE: self._undo,
+            EXPORTED: self._export,
+        }[state]
         try:
             with contextlib.nullcontext() if self.check else self.swap.alone(self.request.lock_wait_s):
                 reach(self.swap.position())
@@ -414,20 +418,84 @@ class Restore:
         self.result.values["retired"] = kept.name
         if position.live is None or kept.marker is None:
             raise RunbookError(f"There is no live database {name!r} to exchange {kept.name!r} for.")
-        manifest = self._manifest_of(kept.marker.backup)
         plan.add("exchange the names back", name, "restored", f"the one kept as {kept.name}")
-        if position.state != markers.CLOSED and self.check:
-            login = self.request.login.at(name)
-            tables = content.count_tables(login, self.request.jobs, self.progress)
-            with connect(login, "preflight") as live:
-                self.result.values["losses"] = losses_of_going_back(live, manifest, tables)
         if self.check:
+            self._plan_export()
+            if position.state != markers.CLOSED:
+                login = self.request.login.at(name)
+                tables = content.count_tables(login, self.request.jobs, self.progress)
+                with connect(login, "preflight") as live:
+                    manifest = self._manifest_of(kept.marker.backup)
+                    self.result.values["losses"] = losses_of_going_back(live, manifest, tables)
             return
-        done = self.swap.swap_back(kept.name, self._until(), self._answers)
+        if position.state == markers.CLOSED:
+            # Killed before the exchange: the sequences have to be read, and for that it has to be open.
+            self.swap.reopen()
+        with contextlib.ExitStack() as stack:
+            done = self.swap.swap_back(kept.name, self._until(), self._catch_up_back(kept, stack))
         self.result.values["exchange_seconds"] = done["seconds"]
         self.result.values["sessions_ended"] = done["sessions"]
         partner = self.swap.position().partner
         self.result.values["abandoned"] = partner.name if partner else None
+
+    def _catch_up_back(self, kept: Database, stack: contextlib.ExitStack) -> CatchUp:
+        """A number that was given out since the exchange is not given out again: the rows with it may yet be loaded.
+
+        Raises:
+            RunbookError: the kept database does not answer; nothing has been touched.
+        """
+        live = connect(self.request.login.at(self.request.database), "sequences")
+        stack.callback(live.close)
+        with self.swap.entered(kept):
+            self._answers(kept.name)
+            old = connect(self.request.login.at(kept.name), "sequences")
+            stack.callback(old.close)
+
+        def act() -> None:
+            self.result.values["sequences"] = content.advance_sequences(live, old)
+            live.close()
+            old.close()
+
+        return CatchUp((live.info.backend_pid, old.info.backend_pid), act)
+
+    # exported
+
+    def _plan_export(self) -> None:
+        request = self.request
+        if request.export_s:
+            self.result.plan.add(
+                "export what was written since, once the consumers are back", request.database,
+                "only in the one that is put aside",
+                f"also in files below {request.export_directory}, within {about(request.export_s)}",
+            )
+
+    def _export(self, position: Position) -> None:
+        """Write into files what only the database has that an undo put aside; it is kept there whatever fails."""
+        live, aside, request = position.live, position.partner, self.request
+        if live is None or aside is None or position.state != markers.OPENED or not position.undoing:
+            return
+        if self.check or not request.export_s:
+            return
+        backup = None
+        if live.marker and aside.marker and live.marker.backup == aside.marker.backup:
+            backup = self._manifest_of(aside.marker.backup)
+        with contextlib.ExitStack() as stack:
+            back = stack.enter_context(connect(request.login.at(request.database), "export"))
+            with self.swap.entered(aside):
+                put_aside = stack.enter_context(connect(request.login.at(aside.name), "export"))
+            boundaries = export.read_boundaries(
+                self.swap.connection, since=live.marker.xid if live.marker else 0,
+                until=aside.marker.xid if aside.marker else 0, back_oid=live.oid, backup=backup,
+            )
+            exporter = export.Exporter(
+                put_aside, back, boundaries, request.export_directory, self.progress, request.export_s
+            )
+            found = exporter.write(request.database, aside.name)
+        self.result.values["export"] = found
+        if found["folder"]:
+            self.result.plan.add(
+                "export what was written since", aside.name, "only there", f"also in {found['folder']}"
+            )
 
     def _drop_copies(self) -> list[str]:
         """Drop all copies; returns those that cannot be dropped now, which costs disk and nothing else."""

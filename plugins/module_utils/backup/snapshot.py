@@ -142,9 +142,9 @@ def hold_snapshot(login: Login) -> Iterator[HeldSnapshot]:
             ) from error
         row = connection.execute(
             "SELECT pg_export_snapshot() AS id, CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()"
-            " ELSE pg_current_wal_lsn() END::text AS lsn"
+            " ELSE pg_current_wal_lsn() END::text AS lsn, txid_snapshot_xmin(txid_current_snapshot()) AS xid"
         ).fetchone()
-        snapshot = manifest.Snapshot(row["id"], row["lsn"], now())
+        snapshot = manifest.Snapshot(row["id"], row["lsn"], now(), row["xid"])
         if list_relations(connection) != relations:
             raise RetryError("a table was made, dropped or renamed while all were locked")
         yield HeldSnapshot(connection, snapshot, relations)

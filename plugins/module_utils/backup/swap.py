@@ -369,11 +369,12 @@ class Swap:
             time.sleep(POLL_S)
         return len(seen)
 
-    def exchange(self, incoming: Database, until: str, *, back: bool) -> None:
+    def exchange(self, incoming: Database, until: str, *, back: bool, last: Marker | None = None) -> None:
         """Exchange the names of the live database and `incoming`, with the markers, in one transaction.
 
         Forward, applications are still kept out of the new live database (CONNECTION LIMIT 0). Back, the old one has
-        been live before, and is open at once.
+        been live before, and is open at once; `last` is the marker of the one that was put aside last, by the exchange
+        that made live what goes now.
 
         Raises:
             RunbookError: a lock on one of the databases stands in the way; its holders are named.
@@ -391,9 +392,11 @@ class Swap:
                 self.rename(incoming.name, self.database)
                 if live:
                     state = markers.ABANDONED if back else markers.RETIRED
-                    self.mark(replace(live, name=aside), Marker(state, old.run, self.database, backup, until))
-                new = replace(incoming, name=self.database)
-                self.mark(new, Marker(markers.OPENED if back else markers.EXCHANGED, old.run, self.database, backup))
+                    xid = self.connection.execute("SELECT txid_current() AS xid").fetchone()["xid"]
+                    of = last.backup if last else backup
+                    self.mark(replace(live, name=aside), Marker(state, old.run, self.database, of, until, xid))
+                new, state = replace(incoming, name=self.database), markers.OPENED if back else markers.EXCHANGED
+                self.mark(new, Marker(state, old.run, self.database, backup, xid=last.xid if last else 0))
                 if back:
                     self.alter(self.database, allows=True)
                 else:
@@ -458,13 +461,13 @@ class Swap:
             raise
         return {"seconds": round(time.monotonic() - started, 3), "sessions": sessions}
 
-    def swap_back(self, kept: str, until: str, smoke: Callable[[str], None]) -> dict[str, Any]:
-        """Exchange the live database for one that was retired: from `untouched`, `opened` or `closed` to `opened`.
+    def swap_back(self, kept: str, until: str, catch_up: CatchUp) -> dict[str, Any]:
+        """Exchange the live database for one that was retired: from `untouched` or `opened` to `opened`.
 
         Args:
-            kept: the retired one's name.
+            kept: the retired one's name; the caller has seen that it answers.
             until: the hour until which the one that is live now is kept.
-            smoke: raises when the database of the name that it gets is not fit to be opened.
+            catch_up: what the retired one still has to get from the live one.
 
         Raises:
             RunbookError: it did not succeed; what was live before is live and open again.
@@ -476,25 +479,27 @@ class Swap:
                 f"There is no retired database {kept!r} of {self.database!r} to bring back.",
                 "List them with the playbook sre.runbooks.database_retired.",
             )
-        self._look_into(old, smoke)
         started = time.monotonic()
         try:
-            if position.state != markers.CLOSED:
-                self.close("", None)
-            sessions = self.end_sessions([position.live, old])
-            self.exchange(old, until, back=True)
+            self.close("", None)
+            sessions = self.end_sessions([position.live, old], catch_up.pids)
+            catch_up.act()
+            self.end_sessions([position.live, old])
+            self.exchange(old, until, back=True, last=position.kept[-1].marker)
         except BaseException:
             # One that was opened and not ended is so again.
             self.give_way(position.live.marker if position.state == markers.OPENED else None)
             raise
         return {"seconds": round(time.monotonic() - started, 3), "sessions": sessions}
 
-    def _look_into(self, old: Database, smoke: Callable[[str], None]) -> None:
-        self.alter(old.name, allows=True)
+    @contextlib.contextmanager
+    def entered(self, kept: Database) -> Iterator[None]:
+        """Let a kept database be connected to while the block runs; sessions from there may go on afterwards."""
+        self.alter(kept.name, allows=True)
         try:
-            smoke(old.name)
+            yield
         finally:
-            self.alter(old.name, allows=False)
+            self.alter(kept.name, allows=False)
 
     def give_way(self, marker: Marker | None = None) -> None:
         """Whatever was reached of an exchange that nobody was let into: make the old database live and open again.

@@ -28,8 +28,12 @@ def default_directory() -> Path:
     return Path("/var/tmp") / f"sre.runbooks-work-{os.getuid()}"  # noqa: S108 - owner and mode are proven before use
 
 
-def require_private(folder: Path) -> None:
+def require_private(folder: Path, variable: str = "store_work_directory") -> None:
     """Make the folder, and those above it, for this user alone, and make sure that nobody else could put things there.
+
+    Args:
+        folder: for plain data.
+        variable: the one that names another.
 
     Raises:
         RunbookError: it cannot be made, or belongs to somebody else, or others may look into it or put another one in
@@ -42,21 +46,21 @@ def require_private(folder: Path) -> None:
         insecure = next((one for one in {*folder.parents, *folder.resolve().parents} if not _is_secure(one)), None)
     except OSError as error:
         raise RunbookError(
-            f"The work folder {folder} cannot be made: {error.strerror}.", "Name another one: store_work_directory."
+            f"The folder {folder} cannot be made: {error.strerror}.", f"Name another one: {variable}."
         ) from error
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise RunbookError(
-            f"The work folder {folder} is not a folder of this user alone (owner {found.st_uid}, mode"
+            f"The folder {folder} is not a folder of this user alone (owner {found.st_uid}, mode"
             f" {stat.S_IMODE(found.st_mode):o}).",
-            "Plain data of backups lie there for a while: chmod it to 700, or name another one: store_work_directory.",
+            f"Plain data lie there for a while: chmod it to 700, or name another one: {variable}.",
         )
     if insecure:
         above = insecure.stat()
         raise RunbookError(
-            f"Another user could put another folder in the place of the work folder {folder}: {insecure} has the owner"
+            f"Another user could put another folder in the place of the folder {folder}: {insecure} has the owner"
             f" {above.st_uid} and the mode {stat.S_IMODE(above.st_mode):o}.",
-            "Plain data of backups lie there for a while: let each folder above it belong to this user or to root, and"
-            " be writable for nobody else, or name another one: store_work_directory.",
+            "Plain data lie there for a while: let each folder above it belong to this user or to root, and be writable"
+            f" for nobody else, or name another one: {variable}.",
         )
 
 
