@@ -57,6 +57,7 @@ def _host(lab: Lab, group: str, host: str, variables: dict[str, Any]) -> dict[st
             "database_host": "127.0.0.1", "database_port": lab.port(host), "database_sslmode": "disable",
             "postgresql_bin_directory": str(bin_directory()), "scratch_server": system.scratch_servers[0],
             "database_extensions": list(filter(has_extension, variables["database_extensions"])),
+            "database_restore_export_directory": str(lab.folder / "exports"),
         }
     if group == "caches":
         return {"cache_host": "127.0.0.1", "cache_port": lab.port(host), "cache_tls": False}

@@ -30,7 +30,9 @@ class ActionModule(RunAction):
         if arguments["kind"] == "failure":
             data = self._failure(variables)
         elif arguments["kind"] == "outcome" and data.get("undo"):
-            data = {**data, "undo": self.command(str(data["undo"]), target=host)}
+            more = {name: str(value) for name, value in (data.get("undo_with") or {}).items()}
+            data = {name: value for name, value in data.items() if name != "undo_with"}
+            data["undo"] = self.command(str(data["undo"]), target=host, **more)
         entry = record(self.folder(variables), host, arguments["kind"], data)
         return {"changed": False, "record": entry}
 

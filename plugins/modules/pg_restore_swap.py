@@ -242,7 +242,7 @@ export:
   returned: when O(state=exported) found a database put aside
   type: dict
   sample: {new: 12, changed: 3, deleted: 1, unclear: 0, text: "12 new rows, 3 changed, 1 deleted in 1 table",
-           exact: true, seconds: 0.4, notes: [],
+           exact: true, seconds: 0.4, lines: ["public.orders: 12 new in 001-public.orders.new.csv, …"],
            folder: /var/tmp/sre.runbooks-exports-0/orders__retired_20261121T150000_004Z,
            tables: [{table: public.orders, columns: [id, what], key: [id], new: 12, changed: 3, deleted: 1, unclear: 0,
                      files: [{kind: new, file: 001-public.orders.new.csv, rows: 12, bytes: 310, sha256: 9f86d081…}],

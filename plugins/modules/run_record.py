@@ -18,7 +18,8 @@ options:
     description:
       - What the record is about. C(docs/architecture.md) has the shape of each one's data.
       - V(failure) stands in a rescue and takes the failed task's name and message by itself.
-      - V(outcome) takes as C(undo) the name of the playbook that goes back, and makes the whole command of it.
+      - V(outcome) takes as C(undo) the name of the playbook that goes back, and makes the whole command of it,
+        with the variables in C(undo_with), which are no secrets.
     type: str
     required: true
     choices: [phase, step, checks, verdict, catalog, plan, measure, message, failure, outcome]

@@ -99,6 +99,7 @@ class Backups:
                             "database_application": login("shop", "shop"),
                             "database_monitor": login("watcher", "watcher"),
                             "scratch_server": "scratch", "postgresql_bin_directory": str(self.server.bin_directory),
+                            "database_restore_export_directory": str(self.folder / "exports"),
                             "backup_policy": {
                                 "retention_days": 30, "maximum_age_seconds": 90000,
                                 "maximum_drilled_age_seconds": 2764800,

@@ -14,7 +14,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.folder import 
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import write_manifest
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.properties import Extension
 
-from tests.scenarios.restore_scene import SERVICE, TARGET, Scene, made_scene, scene
+from tests.scenarios.restore_scene import SERVICE, TABLE, TARGET, Scene, made_scene, scene
 
 __all__ = ["made_scene", "scene"]
 
@@ -58,6 +58,14 @@ def test_destroyed_rows_come_back_then_undo_brings_the_other_state_back(scene: S
     assert f"{TARGET}: DONE. {scene.database} is as it was before the restore." in undone.output
     assert "Health:   1 critical after; the report names each" in undone.output
     assert "To go on:" not in undone.output
+    # What the application wrote to the restored database is in files, and no value of it in output and records.
+    exports = [one["text"] for one in scene.records("message") if "exported on backup-store into" in one["text"]]
+    folder = next((scene.platform.lab.folder / "exports").iterdir())
+    assert f"in 2 tables; exported on backup-store into {folder}, where" in undone.output
+    assert len(exports) == 1
+    assert str(folder) in exports[0]
+    exported = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    assert next(one["new"] for one in exported["tables"] if one["table"] == f"public.{TABLE}") > 0
     assert undone.stdout.strip().splitlines()[-1].startswith("done (health: 1 critical after). Report: ")
     lost = next(one for one in scene.records("measure") if one["name"] == "rows_lost")
     assert lost["value"] > 0
@@ -66,6 +74,8 @@ def test_destroyed_rows_come_back_then_undo_brings_the_other_state_back(scene: S
     assert scene.platform.get(SERVICE)[0] == 200
 
     name = next(name for name, state in scene.states().items() if state == "abandoned")
+    back_again = next(line for line in undone.output.splitlines() if "To undo:" in line)
+    assert back_again.endswith(f"-e target={TARGET} -e retired={name}")
     comment = scene.run(
         f"SELECT shobj_description(oid, 'pg_database') AS c FROM pg_database WHERE datname = '{name}'", "postgres"
     )[0]["c"]

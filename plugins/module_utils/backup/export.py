@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 SECONDS = "database_restore_export_seconds"
+INEXACT = "Since when its rows were written is not known: all that differ are exported."
 # Rows that are looked up at once: bounds what is held in memory.
 BATCH = 5000
 # Transaction numbers in rows have 32 bits: what is further apart than half of that cannot be told apart.
@@ -249,9 +250,10 @@ class Exporter:
     def _finish(
         self, partial: Path, database: str, aside: str, tables: list[TableExport], notes: list[str]
     ) -> dict[str, Any]:
+        told, exact = [one for one in tables if one.files or one.notes], self.boundaries.since is not None
         found = {
-            **summary(tables), "notes": notes, "exact": self.boundaries.since is not None,
-            "tables": [one.as_dict() for one in tables if one.files or one.notes],
+            **summary(tables), "exact": exact, "tables": [one.as_dict() for one in told],
+            "lines": [*([] if exact else [INEXACT]), *(one.line() for one in told), *notes],
             "seconds": round(time.monotonic() - self._started, 1), "folder": "",
         }
         if any(one.files for one in tables):

@@ -64,6 +64,11 @@ class TableExport:
             return None
         return self.files[kind].rows if kind in self.files else 0
 
+    def line(self) -> str:
+        """A sentence for people."""
+        found = ", ".join(f"{one.rows:,} {kind} in {one.file}" for kind, one in self.files.items())
+        return " ".join([f"{self.label}: {found or 'no rows'}.", *self.notes])
+
     def as_dict(self) -> dict[str, Any]:
         """For the manifest and a result: never a value of a row."""
         return {

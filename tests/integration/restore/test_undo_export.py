@@ -182,7 +182,7 @@ def test_other_columns_and_tables_are_said_and_what_cannot_be_loaded_is_not_trie
         assert found_in(found)["untouched"] == (0, 0, 50, 0)
         assert "has no such table" in notes["public.made_since"]
         assert "lacks colour" in notes["public.stock"]
-        assert "public.log is only in the database that is back, and was left as it is." in found["notes"]
+        assert "public.log is only in the database that is back, and was left as it is." in found["lines"]
         assert load(shop, Path(found["folder"])).returncode == 0
 
 
@@ -197,6 +197,7 @@ def test_without_the_exchange_s_transaction_all_that_differs_is_exported_and_sai
     swap.connection.close()
     found = exported(shop, tmp_path / "exports")
     assert not found["exact"]
+    assert "not known" in found["lines"][0]
     counts = found_in(found)
     assert counts["orders"][:2] == (3, 102), "what the accident broke is told apart no more: 3 changed, and 99 of it"
     assert counts["lines"][0] == 91, "the rows that it deleted are new ones to the database that is back"
