@@ -391,6 +391,9 @@ class Restore:
         """Reach the start again. Where applications have been let in since, only with `losses_agreed`."""
         name, plan = self.request.database, self.result.plan
         if position.state == markers.OPENED and position.undoing:
+            self.result.values["abandoned"] = position.partner.name if position.partner else None
+            if self.check:
+                self._plan_export()
             return
         unopened = position.state not in (UNTOUCHED, markers.OPENED) and not (
             position.state == markers.CLOSED and position.undoing
