@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from ansible.utils.display import Display
-from ansible_collections.sre.runbooks.plugins.module_utils.run.outcome import decide
+from ansible_collections.sre.runbooks.plugins.module_utils.run.outcome import REFUSED, decide
 from ansible_collections.sre.runbooks.plugins.module_utils.run.records import read_records, record
 from ansible_collections.sre.runbooks.plugins.module_utils.run.report import pages, unhealthy
 from ansible_collections.sre.runbooks.plugins.module_utils.run.report_page import title
@@ -30,12 +30,14 @@ class ActionModule(RunAction):
         record(folder, host, "end", outcome.as_dict())
         report = write_report(folder)
         begun = next((entry["data"] for entry in own if entry["kind"] == "begin"), {})
-        lines = [f"{title(host, begun.get('hosts', []))}: {outcome.outcome.upper()}. {outcome.message}".rstrip()]
+        how = f"{outcome.outcome.upper()}{' (check mode)' if self._task.check_mode else ''}"
+        lines = [f"{title(host, begun.get('hosts', []))}: {how}. {outcome.message}".rstrip()]
         ails = unhealthy(own)
         if ails:
             lines.append(f"Health:   {ails}; the report names each")
         if outcome.resume and not outcome.success:
-            lines.append(f"To go on: {outcome.resume}")
+            # What was refused is refused again, until what the message says is mended.
+            lines.append(f"{'Then:    ' if outcome.outcome == REFUSED else 'To go on:'} {outcome.resume}")
         if outcome.undo:
             lines.append(f"To undo:  {outcome.undo}")
         lines.append(f"Report:   {report}")

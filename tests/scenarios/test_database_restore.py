@@ -92,6 +92,7 @@ def test_check_mode_shows_the_plan_and_touches_nothing(scene: Scene) -> None:
     assert played.returncode == 0, played.output
     for step in ("restore the backup beside the live database", "exchange the names", "stop the service"):
         assert step in played.output
+    assert f"{TARGET}: DONE (check mode). A plan was shown and nothing was changed: " in played.output
     assert (scene.service_pid(), scene.states()) == (pid, states)
 
 
@@ -100,6 +101,7 @@ def test_without_a_terminal_and_an_approval_it_is_refused_and_nothing_is_touched
     played = scene.platform.play("database_restore", *scene.arguments("-e", "approve="))
     assert played.returncode != 0
     assert "there is no terminal to ask on" in played.output
+    assert "  Then:     ansible-playbook" in played.output
     assert "REFUSED" in played.output
     assert (scene.service_pid(), scene.states()) == (pid, states)
 

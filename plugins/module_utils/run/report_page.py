@@ -306,7 +306,8 @@ def _target(target: Mapping[str, Any]) -> dict[str, Any]:
 def _next(target: Mapping[str, Any]) -> list[dict[str, Any]]:
     commands = []
     if target["outcome"] not in outcomes.SUCCESSES and (target["resume"] or target["command"]):
-        commands.append(_command("To go on", target["resume"] or target["command"]))
+        word = "Then" if target["outcome"] == outcomes.REFUSED else "To go on"
+        commands.append(_command(word, target["resume"] or target["command"]))
     if target["undo"]:
         commands.append(_command("To undo", target["undo"]))
     return commands
