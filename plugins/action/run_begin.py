@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,8 +17,12 @@ from ansible_collections.sre.runbooks.plugins.module_utils.run.folder import ope
 from ansible_collections.sre.runbooks.plugins.module_utils.run.lock import identify
 from ansible_collections.sre.runbooks.plugins.module_utils.run.outcome import REFUSED
 from ansible_collections.sre.runbooks.plugins.module_utils.run.records import read_records, record
+from ansible_collections.sre.runbooks.plugins.plugin_utils.command import mistaken
 from ansible_collections.sre.runbooks.plugins.plugin_utils.window_action import WindowAction
 
+ROLES = Path(__file__).resolve().parents[2] / "roles"
+# A playbook's own words stand in its variables: "{{ backup | default('') }}".
+WORD = re.compile(r"{{ (\w+) \| default")
 # Where a lock is kept in the home of this very job.
 CONTROLLER = ("localhost", "127.0.0.1", "::1")
 
@@ -49,6 +54,7 @@ class ActionModule(WindowAction):
         again = {name: str(self.value(variables, name)) for name in arguments["repeats"] if name in variables}
         hosts = [str(name) for name in variables.get("ansible_play_hosts", [])] if self._task.run_once else [host]
         record(folder, host, "begin", {"command": self._begun(variables, host, again), "hosts": hosts})
+        self._understand(variables, folder)
         # Check mode may look at any time and from anywhere: it is told what would be refused.
         acting = arguments["changes"] and not check
         for refuse in (self._place, self._time) if arguments["changes"] or check else (self._place,):
@@ -62,6 +68,19 @@ class ActionModule(WindowAction):
         given = {"target": str(self.value(variables, "target"))} if variables.get("target") else {}
         limit = variables.get("ansible_limit")
         return self.command(**given, **again) + (f" --limit {shlex.quote(str(limit))}" if limit else "")
+
+    def _understand(self, variables: dict[str, Any], folder: Path) -> None:
+        """Refuse a variable that was meant for one of the playbook's own: nobody would read it."""
+        values = (self._task.get_play().vars or {}).values()
+        words = [word for value in values if isinstance(value, str) for word in WORD.findall(value)]
+        for name, meant in mistaken(context.CLIARGS, words, [path.name for path in ROLES.iterdir()]).items():
+            resume = self.again(variables, **{meant: "<value>"})
+            message = f"This playbook has no variable {name}; did you mean {meant}?"
+            data = {"outcome": REFUSED, "message": message, "resume": resume}
+            record(folder, str(variables["inventory_hostname"]), "outcome", data)
+            raise RunbookError(
+                f"refused: {message}", f"Run: {resume}", folder=str(folder), resume=resume
+            )
 
     def _judge(self, rule: Any, runbook: str, variables: dict[str, Any], folder: Path, acting: bool) -> None:
         host = str(variables["inventory_hostname"])

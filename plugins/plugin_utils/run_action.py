@@ -61,7 +61,9 @@ class RunAction(ActionBase):
 
     def command(self, playbook: str = "", **extra: str) -> str:
         """The command line that starts this playbook, or another one on the same platform, with these variables."""
-        return rebuild({**context.CLIARGS, **({"args": (playbook,)} if playbook else {})}, extra)
+        if playbook:
+            return rebuild({**context.CLIARGS, "args": (playbook,)}, extra, words=())
+        return rebuild(context.CLIARGS, extra)
 
     def again(self, variables: dict[str, Any], **extra: str) -> str:
         """The command with which this host's run began, with further variables."""

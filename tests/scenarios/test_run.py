@@ -166,17 +166,30 @@ def test_whichever_variable_tells_to_remove_the_gates_of_an_acting_run_stand_bef
     many = run(**{variable: "true"})
     assert many.returncode != 0
     assert "Say how many you expect" in error(many.stdout), many.stdout
+    if variable in ("remove", "drop"):
+        assert f"-e {variable}=true" in error(many.stdout), "what was asked for is said again"
     assert not operator.runs()
     freeze = {"name": "year's end", "from": "2020-01-01 00:00", "to": "2099-01-01 00:00"}
     one = run(**{variable: "true"}, target="orders-db", run_freezes=[freeze])
     assert one.returncode == 2
     assert operator.records("run")[0]["data"]["changes"] is True
     assert "year's end" in one.stdout
-    role_variable = {"remove": "backup_retention_remove", "drop": "database_restore_drop_expired"}
-    assert f"-e {role_variable.get(variable, variable)}=" in operator.records("begin")[0]["data"]["command"]
+    assert operator.records("begin")[0]["data"]["command"].count(f"-e {variable}=") == 1
     looks = run(**{variable: "false"}, target="orders-db", run_freezes=[freeze])
     assert "year's end" not in looks.stdout
     assert operator.records("run")[0]["data"]["changes"] is False
+
+
+def test_a_variable_that_nobody_reads_but_was_meant_for_one_is_refused(operator: Operator) -> None:
+    """Without it the newest backup would be taken, and nobody would notice."""
+    ended = subprocess.run(
+        operator.command(playbook=Path("playbooks/backup_verify.yml"), target="orders-db", backup_id="20261121T0215"),
+        cwd=REPOSITORY, env=operator.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, timeout=LONGEST_S, check=False,
+    )
+    assert ended.returncode == 2
+    assert "REFUSED. This playbook has no variable backup_id; did you mean backup?" in ended.stdout
+    assert "-e backup=<value>" in ended.stdout
 
 
 @pytest.mark.parametrize(

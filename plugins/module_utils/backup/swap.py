@@ -54,7 +54,7 @@ WHERE d.datname = %(database)s OR d.datname LIKE '%%\\_\\_restoring\\_%%'
 ORDER BY d.datname
 """
 END_SESSIONS = """
-SELECT pid, usename AS user, application_name AS application, pg_terminate_backend(pid) AS asked
+SELECT pid, usename AS user, application_name AS application, backend_type AS type, pg_terminate_backend(pid) AS asked
 FROM pg_stat_activity WHERE datid = ANY(%s::oid[]) AND pid <> pg_backend_pid() AND pid <> ALL(%s::int[])
 """
 LOCK_KEY = "hashtextextended('sre.runbooks swap ' || %s, 0)"
@@ -65,7 +65,7 @@ WHERE l.locktype = 'advisory' AND l.granted AND l.database = (SELECT oid FROM pg
   AND (l.classid::bigint << 32 | l.objid::bigint) = {LOCK_KEY}
 """  # noqa: E501, S608 - no value is formatted into it
 LOCKERS = """
-SELECT a.pid, a.usename AS user, a.application_name AS application
+SELECT a.pid, a.usename AS user, a.application_name AS application, a.backend_type AS type
 FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid
 WHERE l.locktype = 'object' AND l.classid = 'pg_database'::regclass AND l.objid = ANY(%s::oid[])
   AND l.pid <> pg_backend_pid()
@@ -363,7 +363,7 @@ class Swap:
                     f"{self.session_timeout_s:.0f} s, so nothing was exchanged.",
                     f"See on the server with `ps -o pid,stat,args -p {left[0]['pid']}` whether it is stopped (state T; "
                     f"`kill -CONT {left[0]['pid']}` lets it end), then run the same command again.",
-                    sessions=[{name: row[name] for name in ("pid", "user", "application")} for row in left],
+                    sessions=[{name: row[name] for name in ("pid", "user", "application", "type")} for row in left],
                 )
             self.progress.tick(lambda left=left: _waiting(left))
             time.sleep(POLL_S)
@@ -573,7 +573,11 @@ def _waiting(rows: list[dict[str, Any]]) -> str:
 
 
 def _sessions(rows: list[dict[str, Any]]) -> str:
-    """Sessions in words, at most three of them."""
-    named = [f"pid {row['pid']} (user {row['user']}, application {row['application']!r})" for row in rows[:3]]
+    """Sessions in words, at most three of them; those of the server itself (an autovacuum worker) have no user."""
+    named = [
+        f"pid {row['pid']} (user {row['user']}, application {row['application']!r})" if row["user"]
+        else f"pid {row['pid']} ({row['type']} of the server)"
+        for row in rows[:3]
+    ]
     more = f" and {len(rows) - 3} more" if len(rows) > 3 else ""
     return f"session{'s' if len(rows) > 1 else ''} {', '.join(named)}{more}"

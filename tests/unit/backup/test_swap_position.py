@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 from ansible_collections.sre.runbooks.plugins.module_utils.backup import marker as markers
+from ansible_collections.sre.runbooks.plugins.module_utils.backup import swap
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.marker import Marker, join, split
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.swap import copy_name, read_position, retired_name
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 BACKUP = "20261121T021500Z-3fa9"
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
-made = st.builds(Marker, st.sampled_from(markers.STATES), texts, texts, texts)
+made = st.builds(Marker, st.sampled_from(markers.STATES), texts, texts, texts, xid=st.integers(0))
 
 
 @given(texts.filter(lambda text: text != ""), made)
@@ -91,3 +92,14 @@ def test_names_fit_into_63_bytes_and_are_found_again(database: str) -> None:
     assert max(len(copy.encode()), len(old.encode())) <= 63
     if copy != database:
         assert [one.name for one in read_position([row(database), row(copy)], database).copies] == [copy]
+
+
+def test_a_worker_of_the_server_is_named_by_what_it_is() -> None:
+    """It has no user: an autovacuum worker, or one that applies a subscription."""
+    rows = [
+        {"pid": 7, "user": None, "application": "", "type": "autovacuum worker"},
+        {"pid": 8, "user": "shop", "application": "report", "type": "client backend"},
+    ]
+    assert swap._waiting(rows) == (
+        "waiting for sessions pid 7 (autovacuum worker of the server), pid 8 (user shop, application 'report') to end"
+    )

@@ -5,13 +5,16 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from typing import Any
 
 import pytest
 from ansible.cli.playbook import PlaybookCLI
 from ansible.parsing.splitter import parse_kv
-from ansible_collections.sre.runbooks.plugins.plugin_utils.command import rebuild
+from ansible_collections.sre.runbooks.plugins.plugin_utils.command import WORDS, mistaken, rebuild
+
+from tests.conftest import REPOSITORY
 
 
 def parsed(command: list[str]) -> dict[str, Any]:
@@ -73,3 +76,31 @@ def test_of_the_operators_variables_only_files_and_places_are_said_again() -> No
 @pytest.mark.parametrize(("value", "end"), [("<count>", "-e expect=<count>"), ("3", "-e expect=3")])
 def test_what_is_to_be_filled_in_stands_out(value: str, end: str) -> None:
     assert rebuild({"args": ["play.yml"]}, {"expect": value}).endswith(end)
+
+
+def test_the_playbooks_own_words_are_said_again_but_not_to_another_playbook() -> None:
+    options = parsed(["ansible-playbook", "play.yml", "-e", "target=order-db backup=x drop=true approve=order-db"])
+    assert rebuild(options, {"target": "orders-db"}) == (
+        "ansible-playbook play.yml -e backup=x -e drop=true -e target=orders-db"
+    )
+    assert rebuild(options, {"backup": "y"}) == "ansible-playbook play.yml -e drop=true -e backup=y"
+    assert rebuild(options, {}, words=()) == "ansible-playbook play.yml"
+
+
+def test_every_word_of_a_playbook_is_known() -> None:
+    plays = [path.read_text(encoding="utf-8") for path in (REPOSITORY / "playbooks").glob("*.yml")]
+    read = {word for play in plays for word in re.findall(r'^    \w+: "{{ (\w+) \| default', play, re.MULTILINE)}
+    assert read == set(WORDS)
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("backup_id=x", {"backup_id": "backup"}), ('{"approved": "x", "backup": "y"}', {"approved": "approve"}),
+        ("backup_verify_backup_id=x backup_store=y server=z", {}), ("@backup_id.yml", {}), ("retired=x", {}),
+        ("targets=a", {"targets": "target"}),
+    ],
+)
+def test_a_name_that_nobody_reads_is_told_from_those_of_the_inventory(given: str, found: dict[str, str]) -> None:
+    options = parsed(["ansible-playbook", "play.yml", "-e", given])
+    assert mistaken(options, ["backup"], ["backup_verify", "run"]) == found
