@@ -228,19 +228,23 @@ class Exporter:
         require_private(self.directory, DIRECTORY)
         partial = self.directory / f".partial-{safe(aside)}"
         remove_folder(partial)
-        partial.mkdir(mode=0o700)
         try:
+            partial.mkdir(mode=0o700)
             with self.progress.during(lambda: self._doing):
                 tables, notes = self._compare(partial)
             return self._finish(partial, database, aside, tables, notes)
         except errors.QueryCanceled as error:
             raise self._late(hint) from error
+        except errors.DataError as error:  # its text quotes a value
+            raise RunbookError(f"{self._doing} failed: a value does not fit the other table's column.", hint) from error
         except errors.Error as error:
             raise RunbookError(f"{self._doing} failed: {first_line(error).rstrip('.')}.", hint) from error
         except UnicodeDecodeError as error:
             raise RunbookError(f"{self._doing} failed: a key is in no known encoding.", hint) from error
         except TimeoutError as error:
             raise self._late(hint) from error
+        except OSError as error:
+            raise RunbookError(f"The files in {self.directory} cannot be written: {error.strerror}.", hint) from error
         finally:
             remove_folder(partial)
 
@@ -330,7 +334,7 @@ class Exporter:
             _note_differences(found, shape, other)
             if other is None:
                 self._copy_all(shape, writers[NEW])
-            elif shape.key and {column.name for column in shape.key} <= set(_common(shape, other)):
+            elif shape.key and set(shape.key) <= {one for one in other.columns if not one.computed}:
                 self._by_key(shape, other, writers)
             else:
                 found.key = []

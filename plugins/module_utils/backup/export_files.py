@@ -20,6 +20,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.run.words import coun
 NEW, CHANGED, DELETED, UNCLEAR = KINDS = ("new", "changed", "deleted", "unclear")
 SCRIPT = "load.sql"
 DIRECTORY = "database_restore_export_directory"
+HINT = f"Nothing is lost: name another folder ({DIRECTORY}), and run the same command again."
 # A folder may be on the server's own disk, which must not become full for files that are a convenience.
 FREE_SHARE = 0.05
 
@@ -105,11 +106,11 @@ class Writer:
                 if disk.free < FREE_SHARE * disk.total:
                     raise RunbookError(
                         f"The disk of {self.path.parent} has only {size(disk.free)} free, and is left alone.",
-                        f"Name another folder: {DIRECTORY}.",
+                        HINT,
                     )
         except OSError as error:
             raise RunbookError(
-                f"{self.path} cannot be written: {error.strerror}.", f"Name another folder: {DIRECTORY}."
+                f"{self.path} cannot be written: {error.strerror}.", HINT
             ) from error
 
     def _put(self, block: bytes) -> None:
@@ -177,6 +178,10 @@ def load_script(database: str, aside: str, tables: Sequence[TableExport]) -> str
             number += 1
             lines += ["", f"-- {_comment(one.label)}: {one.files[kind].rows:,} {kind}"]
             lines += [f"-- {_comment(note)}" for note in one.notes]
+            if any(mark in name for name in (one.schema, one.name, *one.columns, *one.key) for mark in "\r\n"):
+                # psql takes the next line for a command of its own.
+                lines.append("-- A name of it has a line break: load it by hand.")
+                continue
             usable = one.loadable or kind == DELETED
             lines += [text if usable else f"-- {text}" for text in statements(one, number)]
     return "\n".join([*lines, "", "COMMIT;", ""])

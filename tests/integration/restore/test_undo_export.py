@@ -171,10 +171,14 @@ def test_other_columns_and_tables_are_said_and_what_cannot_be_loaded_is_not_trie
     """TRUNCATE stands in no counter of the server's: what it took away are deleted rows all the same."""
     since = """
     ALTER TABLE stock ADD COLUMN colour text; UPDATE stock SET colour = 'red' WHERE id = 1;
-    CREATE TABLE made_since (id int PRIMARY KEY); INSERT INTO made_since VALUES (1), (2);
+    CREATE TABLE made_since (id int PRIMARY KEY);
+    INSERT INTO "a\n\\! touch broken\n" VALUES (2);
+    INSERT INTO made_since VALUES (1), (2);
     DROP TABLE log;
     TRUNCATE untouched;
     """
+    # A name is somebody else's text: psql would run the line in its middle.
+    shop.run('CREATE TABLE "a\n\\! touch broken\n" (id int PRIMARY KEY)')
     for _shop, _aside_name in _undone(shop, since):
         found = exported(shop, tmp_path / "exports")
         notes = {one["table"]: " ".join(one["notes"]) for one in found["tables"]}
@@ -182,8 +186,10 @@ def test_other_columns_and_tables_are_said_and_what_cannot_be_loaded_is_not_trie
         assert found_in(found)["untouched"] == (0, 0, 50, 0)
         assert "has no such table" in notes["public.made_since"]
         assert "lacks colour" in notes["public.stock"]
+        assert "A name of it has a line break" in (Path(found["folder"]) / "load.sql").read_text(encoding="utf-8")
         assert "public.log is only in the database that is back, and was left as it is." in found["lines"]
         assert load(shop, Path(found["folder"])).returncode == 0
+        assert not (Path(found["folder"]) / "broken").exists()
 
 
 def test_without_the_exchange_s_transaction_all_that_differs_is_exported_and_said_so(
