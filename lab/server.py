@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from pathlib import Path
 from types import TracebackType
@@ -108,3 +109,32 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+class PidFileServer(Server):
+    """A server that writes no file with its process id: the lab does."""
+
+    def __init__(self, folder: Path, port: int | None) -> None:
+        super().__init__(folder, port)
+        self._pid_file = folder / "pid"
+
+    @property
+    def _argument(self) -> str:
+        """What stands among its arguments and no other server's."""
+        raise NotImplementedError
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process id; None when it does not run."""
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            pid = int(self._pid_file.read_text(encoding="utf-8"))
+            if machine.is_running(pid, self._argument):
+                return pid
+        return None
+
+    def kill(self) -> None:
+        """End the server at once."""
+        pid = self.pid
+        if pid is not None:
+            machine.send(pid, signal.SIGKILL)
+            machine.wait_for(lambda: not machine.is_running(pid, self._argument), self.STOP_S)

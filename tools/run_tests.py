@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Everything that `make test` runs: the checks of `make lint`, and all tests with one call of pytest in three workers.
 
-Two parts that keep a single core busy go on beside the tests, and what they say stands behind them: ansible-test sanity
-and the roles' molecule scenarios. A test that takes long is silent; the seconds that it has taken are printed behind
+ansible-test sanity, which keeps a single core busy, goes on beside the tests, and what it says stands behind them; the
+roles' molecule scenarios come last. A test that takes long is silent; the seconds that it has taken are printed behind
 its name. Where there is memory enough, the tests' servers have their data in it: they make and drop hundreds of
 databases, each of a thousand files.
 """
@@ -11,12 +11,14 @@ databases, each of a thousand files.
 from __future__ import annotations
 
 import os
+import re
 import selectors
 import shutil
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -31,11 +33,13 @@ WORKERS = ("--numprocesses=3", "--dist=loadfile", "--no-loadscope-reorder")
 SILENCE_S = 4.0
 MEMORY = Path("/dev/shm")  # noqa: S108 - lab.machine.state_root makes a private folder there
 MEMORY_BYTES = 8 << 30
+# What Ansible says of a task that failed, which molecule breaks into lines.
+FAILURE, FAILURE_LINES = re.compile(rb"fatal: |\[ERROR\]"), 12
 # What stays in a lab's folder when nothing runs any more.
 LEFT = ("demo.lock", "embedded-postgres-", "labs", "tests.lock")
 
 
-def run(argv: list[str], environment: dict[str, str]) -> int:
+def run(argv: list[str], environment: dict[str, str], heard: Callable[[bytes], object] = bytes) -> int:
     """Run a program, pass on what it says at once, and say how long it has been silent; returns its exit code."""
     with (
         subprocess.Popen(
@@ -53,6 +57,7 @@ def run(argv: list[str], environment: dict[str, str]) -> int:
             said = os.read(child.stdout.fileno(), 65536)
             if not said:
                 return child.wait()
+            heard(said)
             sys.stdout.buffer.write(said)
             sys.stdout.flush()
 
@@ -75,55 +80,57 @@ def free_memory() -> None:
 
 
 class Beside(threading.Thread):
-    """Programs one after the other beside the tests, until one fails; what they say is kept."""
+    """A program beside the tests; what it says is kept."""
 
-    def __init__(self, programs: list[list[str]], environment: dict[str, str]) -> None:
+    def __init__(self, argv: list[str], environment: dict[str, str]) -> None:
         super().__init__(daemon=True)
-        self._programs, self._environment = programs, environment
-        self._said: list[bytes] = []
-        self._wanted = True
-        self._code = 0
+        self._argv, self._environment = argv, environment
+        self._said = b""
+        self._code = 1
 
     def run(self) -> None:
-        """Until the first that fails, or until the rest is not wanted any more."""
-        for argv in self._programs:
-            if self._code or not self._wanted:
-                return
-            done = subprocess.run(
-                argv, cwd=ROOT, env=self._environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT, check=False,
-            )
-            self._said.append(done.stdout)
-            self._code = done.returncode
+        """To its end."""
+        done = subprocess.run(
+            self._argv, cwd=ROOT, env=self._environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, check=False,
+        )
+        self._said, self._code = done.stdout, done.returncode
 
-    def end(self, *, wanted: bool) -> int:
-        """Wait for them, or only for the present one; print what they said, and return the exit code."""
-        self._wanted = wanted
+    def end(self, what: str) -> int:
+        """Wait for it, print what it said, and return its exit code."""
         while self.is_alive():
             self.join(SILENCE_S)
-            print(" … sanity and molecule go on", flush=True)
-        sys.stdout.buffer.write(b"".join(self._said))
+            print(f" … {what} goes on", flush=True)
+        sys.stdout.buffer.write(self._said)
         sys.stdout.flush()
         return self._code
 
 
-def everything(environment: dict[str, str], pytest: list[str]) -> int:
-    """The exit code of the first part that failed."""
+def molecule(environment: dict[str, str]) -> int:
+    """The exit code of the roles' scenarios. What failed is said once more behind all that molecule says after it."""
     # Molecule starts ansible-playbook by its name alone.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    beside = Beside(
-        [
-            [sys.executable, "tools/lint.py", "sanity"],
-            [str(Path(sys.executable).with_name("molecule")), "test", "--all"],
-        ],
-        {**environment, "PATH": path, "MOLECULE_GLOB": "extensions/molecule/*/molecule.yml"},
-    )
-    beside.start()
+    variables = {"PATH": path, "COLUMNS": "120", "MOLECULE_GLOB": "extensions/molecule/*/molecule.yml"}
+    said: list[bytes] = []
+    argv = [str(Path(sys.executable).with_name("molecule")), "test", "--all"]
+    code = run(argv, {**environment, **variables}, said.append)
+    if code:
+        lines = b"".join(said).splitlines()
+        first = next((at for at, line in enumerate(lines) if FAILURE.search(line)), 0)
+        sys.stdout.buffer.write(b"\n".join([b"", b"What failed first:", *lines[first : first + FAILURE_LINES], b""]))
+        sys.stdout.flush()
+    return code
+
+
+def everything(environment: dict[str, str], pytest: list[str]) -> int:
+    """The exit code of the first part that failed."""
+    sanity = Beside([sys.executable, "tools/lint.py", "sanity"], environment)
+    sanity.start()
     quick = [name for name in lint.CHECKS if name != "sanity"]
     code = run([sys.executable, "tools/lint.py", *quick], environment)
     if not code:
         code = run([*pytest, *WORKERS, *(f"tests/{layer}" for layer in LAYERS)], environment)
-    return beside.end(wanted=not code) or code
+    return sanity.end("sanity") or code or molecule(environment)
 
 
 def main(arguments: list[str]) -> int:

@@ -9,12 +9,15 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter as Counts
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.bucket import TargetBucket
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.folder import TargetFolder
@@ -29,7 +32,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest impor
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.properties import Properties
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.s3 import Bucket
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import DATA, TargetStore
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import DATA, GLOBALS, TargetStore
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import RUNGS, Rung, Verdict
 from ansible_collections.sre.runbooks.plugins.module_utils.run.moments import utc_text
 
@@ -57,7 +60,7 @@ def manifest(number: int) -> Manifest:
             locale=None, icu_rules=None, collation_version=None, acl=None, comment=None, connection_limit=-1,
             tablespace="pg_default", settings=[], extensions=[], size_bytes=10_000_000,
         ),
-        snapshot=Snapshot("00000003-0000001B-1", "0/1A2B3C", taken_at), newest_row_at=taken_at,
+        snapshot=Snapshot("00000003-0000001B-1", "0/1A2B3C", taken_at, 771), newest_row_at=taken_at,
         tables=[Table("public", name, "table", 1000) for name in names],
         sequences=[Sequence("public", f"{name}_id_seq", 1000, True) for name in names], large_objects=0,
         roles=["shop"], files=[File(f"data/{index}.dat.gz", 12345, "0" * 64) for index in range(TABLES)],
@@ -73,7 +76,7 @@ def verdict(backup_id: str, at: str) -> Verdict:
 
 
 def fill(place: TargetStore, make: Callable[[Manifest], None]) -> None:
-    """Put all backups into a store: their manifests and one verdict each, and no data."""
+    """Put all backups into a store, with one verdict each."""
     def put(number: int) -> None:
         one = manifest(number)
         make(one)
@@ -131,18 +134,29 @@ def filled_bucket(folder: Path) -> Iterator[Bucket]:
     with S3Server(folder) as server:
         bucket = Bucket(server.endpoint_url, "backups", "bench", "eu-central-1", server.access_key, server.secret_key)
         place = TargetBucket(bucket, SYSTEM, TARGET)
-        fill(place, place.publish)
+
+        def make(one: Manifest) -> None:
+            place.put(one.backup_id, GLOBALS, BytesIO(b"-- none"), 7)
+            place.publish(one)
+
+        fill(place, make)
         yield bucket
 
 
 def bench_bucket(bench: Bench) -> None:
     """Names say what a catalog shows."""
     with filled_bucket(bench.folder / "bench-s3") as bucket:
-        requests: list[str] = []
+        requests: Counts[str] = Counts()
         place = TargetBucket(bucket, SYSTEM, TARGET)
-        place._s3._client.meta.events.register("before-send.s3", lambda request, **_more: requests.append(request.url))
+
+        def count(request: Any, **_more: Any) -> None:
+            (prefix,) = parse_qs(urlsplit(request.url).query)["prefix"]
+            requests[prefix.rstrip("/").rpartition("/")[2]] += 1
+
+        place._s3._client.meta.events.register("before-send.s3", count)
         place.backups()
-        bench.measure(f"requests to list {BACKUPS:,} backups and their verdicts in a bucket", lambda: len(requests),
-                      unit="requests", at_most=20, runs=1)
+        for what, kind in (("", "manifests"), ("the verdicts of ", "verdicts"), ("the folders of ", "data")):
+            bench.measure(f"requests that list {what}{BACKUPS:,} backups in a bucket", lambda kind=kind: requests[kind],
+                          unit="requests", at_most=10, runs=1)
         names = ("bucket", "prefix", "endpoint_url", "region", "access_key", "secret_key")
         measure(bench, "bucket", {"store_s3": {name: getattr(bucket, name) for name in names}})

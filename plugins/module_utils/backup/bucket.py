@@ -57,6 +57,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import
     BAD,
     UNREADABLE,
     Verdict,
+    hashed,
     parse_verdict,
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.work import (
@@ -201,7 +202,7 @@ class TargetBucket(TargetStore):
         parts = (
             verdict.backup_id, name_of(parse_time(verdict.proven_at)), verdict.verdict, verdict.rung or UNKNOWN
         )
-        text = json.dumps(verdict.as_dict(), ensure_ascii=False)
+        text = json.dumps(hashed(verdict), ensure_ascii=False)
         self._s3.put_bytes(f"{self._root}/verdicts/{SEPARATOR.join(parts)}.json", text.encode())
 
     def names(self, backup_id: str) -> list[str]:
@@ -291,11 +292,6 @@ class TargetBucket(TargetStore):
         for prefix in prefixes:
             self._s3.delete([one.key for one in self._s3.list(prefix)])
         self._s3.delete([self._claims.key(backup_id), self._removal(backup_id)])
-
-    def prove(self, manifest: Manifest, jobs: int, progress: Progress) -> None:
-        meter = transfer.Meter("reading files", manifest.stored_bytes)
-        with progress.during(meter.words):
-            transfer.prove(manifest, self.stored(manifest), meter, jobs)
 
     @contextlib.contextmanager
     def plain(self, manifest: Manifest, jobs: int, progress: Progress) -> Iterator[Path]:

@@ -32,8 +32,13 @@ with contextlib.suppress(ImportError):
 # The sum of a 64-bit hash of each row's text: the same for the same rows in any order, twice the same row counts
 # twice. It finds accidents, not malice, and costs about as much as reading every column. Text depends on settings,
 # so SETTINGS fixes them; a type whose text is not a pure function of its value (regclass of a renamed object)
-# differs although nothing was lost.
-FINGERPRINT = "sum(hashtextextended((sre_runbooks_row.*)::text, 0)::numeric)::text"
+# differs although nothing was lost. Columns stand in the order of their names: a table that inherits gets its columns
+# in another order from a restore when its parent got one later.
+FINGERPRINT = "sum(hashtextextended(ROW({})::text, 0)::numeric)::text"
+COLUMNS = """
+SELECT attname AS name FROM pg_attribute WHERE attrelid = %s AND attnum > 0 AND NOT attisdropped
+ORDER BY attname COLLATE "C"
+"""
 SETTINGS = (
     "SET row_security = off", "SET timezone = 'UTC'", "SET datestyle = 'ISO, YMD'", "SET intervalstyle = 'postgres'",
     "SET extra_float_digits = 1", "SET bytea_output = 'hex'", "SET search_path = ''",
@@ -131,8 +136,11 @@ class TableCounter:
             self._errors.append(RunbookError(f"{what} cannot be counted: {first_line(error).rstrip('.')}.", hint))
 
     def _count(self, connection: Any, relation: Relation) -> Table:
-        fingerprint = sql.SQL(FINGERPRINT if self._fingerprints else "NULL")
-        query = sql.SQL("SELECT count(*) AS rows, {} AS fingerprint FROM ONLY {} AS sre_runbooks_row").format(
+        fingerprint = sql.SQL("NULL")
+        if self._fingerprints:
+            names = [identifier(row["name"]) for row in connection.execute(COLUMNS, [relation.oid])]
+            fingerprint = sql.SQL(FINGERPRINT).format(sql.SQL(", ").join(names))
+        query = sql.SQL("SELECT count(*) AS rows, {} AS fingerprint FROM ONLY {}").format(
             fingerprint, identifier(relation.schema, relation.name)
         )
         # Going back to before it lets go of the table's lock: a server has room for so many and no more.

@@ -108,23 +108,20 @@ def read_boundaries(
 
     Args:
         connection: to the server.
-        since: the transaction of the exchange that made the one live that is put aside now; 0 is unknown.
-        until: the transaction of the exchange that put it aside; 0 is unknown.
+        since: the transaction of the exchange that made the one live that is put aside now.
+        until: the transaction of the exchange that put it aside.
         back_oid: of the database that is live again.
-        backup: what the other one was restored from.
+        backup: what the other one was restored from; None when the store no longer has it.
     """
     row = connection.execute(NOW).fetchone()
 
-    def comparable(xid: int | None) -> int | None:
+    def comparable(xid: int) -> int | None:
         return xid if xid and 0 <= row["xid"] - xid < COMPARABLE else None
 
-    taken_of_it = (
-        backup is not None and backup.written is not None and backup.written.database == back_oid
-        and backup.system_identifier == row["system"]
-    )
-    return Boundaries(
-        comparable(since), comparable(until), comparable(backup.snapshot.xid) if backup and taken_of_it else None
-    )
+    taken = 0
+    if backup and backup.written.database == back_oid and backup.system_identifier == row["system"]:
+        taken = backup.snapshot.xid
+    return Boundaries(comparable(since), comparable(until), comparable(taken))
 
 
 @dataclass(frozen=True)

@@ -216,11 +216,6 @@ class TargetFolder(TargetStore):
         sync_folder(self.path)
         remove_folder(going)
 
-    def prove(self, manifest: Manifest, jobs: int, progress: Progress) -> None:
-        meter = transfer.Meter("reading files", manifest.stored_bytes)
-        with progress.during(meter.words):
-            transfer.prove(manifest, self.stored(manifest), meter, jobs)
-
     @contextlib.contextmanager
     def plain(self, manifest: Manifest, jobs: int, progress: Progress) -> Iterator[Path]:
         if not manifest.encryption:

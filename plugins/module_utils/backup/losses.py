@@ -69,14 +69,12 @@ def read_written(connection: Connection) -> Written:
     )
 
 
-def changes(then: Written | None, now: Written) -> Changes | str:
+def changes(then: Written, now: Written) -> Changes | str:
     """What was written between two readings; else the reason why nobody can tell, for a sentence.
 
     A table that is gone has nothing to lose any more, and one that is new counts from its beginning. What TRUNCATE took
     away is in no counter.
     """
-    if then is None:
-        return "no counters of rows written were kept with the backup"
     if then.database != now.database:
         return "the live database is not the one that was backed up"
     earlier = {counter.oid: counter for counter in then.tables}

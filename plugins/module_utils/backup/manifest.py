@@ -56,13 +56,13 @@ class Snapshot:
 
     Args:
         lsn: None on a server that is in recovery and replays nothing.
-        xid: whatever has an earlier transaction is in it; None before it was kept.
+        xid: whatever has an earlier transaction is in it.
     """
 
     id: str
     lsn: str | None
     taken_at: str
-    xid: int | None = None
+    xid: int
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ class File:
 class Manifest:
     """Everything known of a backup. Times are ISO 8601 in UTC; see docs/architecture.md.
 
-    `written` and `objects` are None in a manifest of before they were kept.
+    `objects` is None only where some tables were chosen out of a backup: nothing was counted of them alone.
     """
 
     backup_id: str
@@ -188,7 +188,7 @@ class Manifest:
     total_bytes: int
     compression: str
     jobs: int
-    written: Written | None = None
+    written: Written
     encryption: Encryption | None = None
     objects: dict[str, int] | None = None
     format: int = field(default=FORMAT)
@@ -220,7 +220,7 @@ class Manifest:
                     "sequences": [Sequence(**sequence) for sequence in data["sequences"]],
                     "files": [_file(file) for file in data["files"]],
                     "encryption": Encryption(**data["encryption"]) if data.get("encryption") else None,
-                    "written": Written.from_dict(data["written"]) if data.get("written") else None,
+                    "written": Written.from_dict(data["written"]),
                 }
             )
             wrong = [file.path for file in manifest.files if not FILE_PATH.fullmatch(file.path)]
@@ -316,7 +316,7 @@ def prove_manifest(raw: bytes, place: str) -> dict[str, Any]:
     """
     try:
         data = json.loads(raw)
-        whole = isinstance(data, dict) and (_hash_fits(raw) or _render_first(data) == raw)
+        whole = isinstance(data, dict) and _hash_fits(raw)
     except (ValueError, RecursionError):
         whole = False
     if not whole:
@@ -335,11 +335,3 @@ def prove_manifest(raw: bytes, place: str) -> dict[str, Any]:
 def _hash_fits(raw: bytes) -> bool:
     end = HASH_LINE.fullmatch(raw, len(raw) - HASH_LINE_BYTES) if len(raw) > HASH_LINE_BYTES else None
     return end is not None and hashlib.sha256(raw[: end.start()]).hexdigest().encode() == end[1]
-
-
-def _render_first(data: dict[str, Any]) -> bytes:
-    """The text as the first manifests were written: their hash is that of the canonical JSON, and slow to compare."""
-    bare = {name: value for name, value in data.items() if name != "sha256"}
-    canonical = json.dumps(bare, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    whole = {**bare, "sha256": hashlib.sha256(canonical.encode()).hexdigest()}
-    return (json.dumps(whole, indent=1, ensure_ascii=False) + "\n").encode()

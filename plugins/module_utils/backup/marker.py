@@ -36,7 +36,7 @@ class Marker:
         until: ISO 8601 in UTC; until when a retired or abandoned database, or a copy, is kept. Empty elsewhere.
         xid: on a retired or abandoned database the transaction of the exchange that put it aside: what has a later one
             was written since. On the live one, while going back to it is not ended, that of the exchange before: since
-            then the other one was live. 0 where it is not known.
+            then the other one was live. 0 elsewhere.
     """
 
     state: str

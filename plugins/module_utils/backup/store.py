@@ -33,7 +33,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest impor
     ManifestCorruptError,
     Stored,
 )
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.transfer import Open
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.transfer import Meter, Open, prove
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import Verdict
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.work import default_directory
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
@@ -222,13 +222,15 @@ class TargetStore(ABC):
             RunbookError: it, or a part of it, cannot be removed.
         """
 
-    @abstractmethod
     def prove(self, manifest: Manifest, jobs: int, progress: Progress) -> None:
         """Compare every byte that the store has with the manifest; needs no key.
 
         Raises:
             BrokenFileError: a file is not what was written.
         """
+        meter = Meter("reading files", manifest.stored_bytes)
+        with progress.during(meter.words):
+            prove(manifest, self.stored(manifest), meter, jobs)
 
     @abstractmethod
     def plain(self, manifest: Manifest, jobs: int, progress: Progress) -> AbstractContextManager[Path]:

@@ -87,8 +87,13 @@ def proven_rung(verdicts: Sequence[Verdict]) -> str | None:
 
 def append_verdict(folder: Path, verdict: Verdict) -> None:
     """Append one line with its own hash, durable when this returns."""
+    append_line(folder / VERDICTS, hashed(verdict), durable=True)
+
+
+def hashed(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as it is written: with its own hash."""
     data = verdict.as_dict()
-    append_line(folder / VERDICTS, {**data, "sha256": _hash_of(data)}, durable=True)
+    return {**data, "sha256": _hash_of(data)}
 
 
 def read_verdicts(folder: Path) -> list[Verdict]:
@@ -104,15 +109,15 @@ def parse_verdict(text: str, backup_id: str, proven_at: str = "") -> Verdict:
     """The verdict in a text.
 
     Args:
-        text: as `append_verdict` wrote it; without a hash in the first versions.
+        text: the JSON of what `hashed` gave.
         backup_id: the backup that it has to be of.
         proven_at: when it was written, where the text does not tell.
     """
     try:
         data = json.loads(text)
-        written = data.pop("sha256", None)
+        written = data.pop("sha256")
         found = Verdict.from_dict(data)
-        whole = written in (None, _hash_of(data)) and found.backup_id == backup_id
+        whole = written == _hash_of(data) and found.backup_id == backup_id
         if whole and found.verdict != UNREADABLE:
             return found
     except (ValueError, KeyError, TypeError, AttributeError):

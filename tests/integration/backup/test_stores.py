@@ -146,12 +146,11 @@ def test_the_store_has_nothing_that_can_be_read_without_a_key(kept: Kept) -> Non
     assert readable is not bool(kept.options.get("store_recipients"))
 
 
+@pytest.mark.parametrize("kept", [kind for kind in KINDS if "encrypted" in kind], indirect=True)
 def test_the_bytes_are_proven_without_a_key_and_the_rungs_above_name_what_they_lack(
     kept: Kept, keys: dict[str, Key], tmp_path: Path
 ) -> None:
     """A drill with the key lost."""
-    if "store_recipients" not in kept.options:
-        pytest.skip("a plain backup needs no key")
     kept.backup()
     (tmp_path / "no-keys").mkdir(mode=0o700)
     lost = {"store_keyring": {"home": str(tmp_path / "no-keys")}}

@@ -33,7 +33,7 @@ def manifest_of(backup_id: str = "20261121T021500Z-3fa9", taken_at: str = "2026-
             tablespace="pg_default", settings=[Setting(None, "work_mem", "8MB")],
             extensions=[Extension("pgcrypto", "1.4", "public")], size_bytes=10_000_000,
         ),
-        snapshot=Snapshot("00000003-0000001B-1", "0/1A2B3C", taken_at), newest_row_at=None,
+        snapshot=Snapshot("00000003-0000001B-1", "0/1A2B3C", taken_at, 771), newest_row_at=None,
         tables=[Table("public", "straße", "table", 3, None)], sequences=[Sequence("public", "s", 7, True)],
         large_objects=0, roles=["owner"], files=[File("data/toc.dat", 3, "00")], total_bytes=3,
         compression="gzip:1", jobs=2,

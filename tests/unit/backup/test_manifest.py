@@ -27,12 +27,6 @@ def test_what_is_written_is_read_again(folder: Path, manifest: Manifest):
     assert read_manifest(folder) == manifest
 
 
-def test_a_manifest_of_before_the_counters_were_kept_is_read(folder: Path, manifest: Manifest):
-    old = {name: value for name, value in manifest.as_dict().items() if name != "written"}
-    (folder / MANIFEST).write_bytes(render(old))
-    assert read_manifest(folder) == replace(manifest, written=None)
-
-
 def test_writing_leaves_nothing_but_the_manifest(folder: Path, manifest: Manifest):
     write_manifest(folder, manifest)
     assert [entry.name for entry in folder.iterdir()] == [MANIFEST]
@@ -41,20 +35,6 @@ def test_writing_leaves_nothing_but_the_manifest(folder: Path, manifest: Manifes
 def test_a_folder_without_a_manifest_is_no_backup(folder: Path):
     with pytest.raises(ManifestMissingError, match="is no backup"):
         read_manifest(folder)
-
-
-@pytest.mark.parametrize("change", ["", " "])
-def test_a_manifest_whose_hash_is_of_its_canonical_json_is_read_as_well(folder: Path, manifest: Manifest, change: str):
-    """The first ones were written so."""
-    data = manifest.as_dict()
-    canonical = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    whole = {**data, "sha256": hashlib.sha256(canonical.encode()).hexdigest()}
-    (folder / MANIFEST).write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n" + change, encoding="utf-8")
-    if change:
-        with pytest.raises(ManifestCorruptError):
-            read_manifest(folder)
-    else:
-        assert read_manifest(folder) == manifest
 
 
 def test_the_hash_is_of_the_text_before_its_line(manifest: Manifest):
