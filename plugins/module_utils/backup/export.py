@@ -86,6 +86,22 @@ def default_directory() -> Path:
     return Path("/var/tmp") / f"sre.runbooks-exports-{os.getuid()}"  # noqa: S108 - owner and mode are proven before use
 
 
+def require_writable(directory: Path) -> None:
+    """Refuse a folder that this user cannot make, while nothing has been touched; it is made later.
+
+    Raises:
+        RunbookError: it is there and not for this user alone, or the first one above it that is there cannot be written.
+    """
+    if directory.is_dir():
+        require_private(directory, DIRECTORY)
+    above = next((one for one in (directory, *directory.parents) if one.exists()), directory)
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise RunbookError(
+            f"What was written since cannot be exported into {directory}: {above} cannot be written by this user.",
+            f"Name another folder ({DIRECTORY}), or leave the export out (-e {SECONDS}=0).",
+        )
+
+
 @dataclass(frozen=True)
 class Boundaries:
     """Transactions that tell when a row was written; None where that cannot be told.
@@ -222,14 +238,16 @@ class Exporter:
             f"Nothing is lost: {aside} has all of it. Run the same command again; -e {SECONDS}=<seconds> gives it"
             " another time, and 0 leaves it out."
         )
-        require_private(self.directory, DIRECTORY)
         partial = self.directory / f".partial-{safe(aside)}"
-        remove_folder(partial)
         try:
+            require_private(self.directory, DIRECTORY)
+            remove_folder(partial)
             partial.mkdir(mode=0o700)
             with self.progress.during(lambda: self._doing):
                 tables, notes = self._compare(partial)
             return self._finish(partial, database, aside, tables, notes)
+        except RunbookError as error:
+            raise RunbookError(str(error), hint) from error
         except errors.QueryCanceled as error:
             raise self._late(hint) from error
         except errors.DataError as error:  # its text quotes a value
@@ -243,7 +261,8 @@ class Exporter:
         except OSError as error:
             raise RunbookError(f"The files in {self.directory} cannot be written: {error.strerror}.", hint) from error
         finally:
-            remove_folder(partial)
+            with contextlib.suppress(RunbookError):  # the next one takes it away
+                remove_folder(partial)
 
     def _late(self, hint: str) -> RunbookError:
         return RunbookError(f"The export did not end within {about(self.seconds)}; last was: {self._doing}.", hint)

@@ -20,7 +20,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.run.words import coun
 NEW, CHANGED, DELETED, UNCLEAR = KINDS = ("new", "changed", "deleted", "unclear")
 SCRIPT = "load.sql"
 DIRECTORY = "database_restore_export_directory"
-HINT = f"Nothing is lost: name another folder ({DIRECTORY}), and run the same command again."
+HINT = f"Name another folder: {DIRECTORY}."
 # A folder may be on the server's own disk, which must not become full for files that are a convenience.
 FREE_SHARE = 0.05
 

@@ -466,6 +466,7 @@ class Restore:
     def _plan_export(self) -> None:
         request = self.request
         if request.export_s:
+            export.require_writable(request.export_directory)
             self.result.plan.add(
                 "export what was written since, once the consumers are back", request.database,
                 "only in the one that is put aside",

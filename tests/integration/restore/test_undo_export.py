@@ -148,6 +148,21 @@ def _aside(shop: Shop, name: str, query: str) -> list[dict[str, Any]]:
     return shop.run(query, name)
 
 
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_touched(
+    undone: tuple[Shop, str], tmp_path: Path
+) -> None:
+    """Where it can be seen only later, the rows are where they were, and that is said."""
+    shop, aside = undone
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunbookError, match="file cannot be written by this user"):
+        shop.reach("undone", check=True, export_directory=tmp_path / "file" / "exports")
+    with pytest.raises(RunbookError, match=f"cannot be made: .* Nothing is lost: {aside} has all of it."):
+        exported(shop, tmp_path / "file" / "exports")
+    tmp_path.chmod(0o755)
+    with pytest.raises(RunbookError, match="is not a folder of this user alone"):
+        shop.reach("undone", check=True, export_directory=tmp_path)
+
+
 def test_nothing_written_leaves_no_folder(shop: Shop, tmp_path: Path) -> None:
     for _shop, _aside_name in _undone(shop, "SELECT 1"):
         found = exported(shop, tmp_path / "exports")
