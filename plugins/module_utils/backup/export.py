@@ -90,7 +90,7 @@ def require_writable(directory: Path) -> None:
     """Refuse a folder that this user cannot make, while nothing has been touched; it is made later.
 
     Raises:
-        RunbookError: it is there and not for this user alone, or the first one above it that is there cannot be written.
+        RunbookError: it is not for this user alone, or the first one above it that is there cannot be written.
     """
     if directory.is_dir():
         require_private(directory, DIRECTORY)
