@@ -34,14 +34,11 @@ extends_documentation_fragment:
   - sre.runbooks.postgresql
   - sre.runbooks.postgresql.client
   - sre.runbooks.store
+  - sre.runbooks.restore
   - sre.runbooks.progress
 options:
   database:
     description: Name of the database that was backed up.
-    type: str
-    required: true
-  run:
-    description: The run's id, for the markers.
     type: str
     required: true
   to_name:
@@ -97,47 +94,13 @@ options:
     description: Let roles that are created log in, where they could. They still need a password.
     type: bool
     default: false
-  backup_id:
-    description: The backup to restore; without it the newest that fits.
-    type: str
-  before:
-    description: Only backups taken at or before this time (ISO 8601 with a zone).
-    type: str
-  least_rung:
-    description: How high a backup must be proven; V(none) takes unproven ones too.
-    type: str
-    choices: [none, bytes, archive, restore, content, application]
-    default: restore
   application_check:
     description: The owner's own query, one row, first a boolean, then (optional) a text. Not asked of some tables.
     type: str
-  jobs:
-    description: Workers of C(pg_restore), and as many connections that count.
-    type: int
-    default: 2
-  free_bytes:
-    description: Free disk of the server, where it cannot be read because the server is on another machine.
-    type: int
   retained_seconds:
     description: How long a copy without a name of its own is kept.
     type: int
     default: 259200
-  check_timeout_seconds:
-    description: How long the application's own check may take.
-    type: int
-    default: 60
-  drop_timeout_seconds:
-    description: How long dropping an unfinished copy may take.
-    type: int
-    default: 300
-  timeout_seconds:
-    description: Seconds after which C(pg_restore) is ended.
-    type: int
-    default: 86400
-  lock_wait_seconds:
-    description: How long to wait for another call that still works on a database of this name.
-    type: int
-    default: 600
 """
 
 EXAMPLES = r"""
@@ -251,10 +214,8 @@ free_bytes:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.arguments import place_of, store_spec
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import parse_before
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.copying import Copy, Request
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import RESTORABLE, RUNGS
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.request import restore_spec
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.arguments import login_spec
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
@@ -264,48 +225,23 @@ from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import P
 
 def request_of(arguments: dict[str, Any]) -> Request:
     """The module's arguments as a request."""
-    rung, live = arguments["least_rung"], arguments["live_login"]
-    return Request(
-        login=Login.from_arguments(arguments["login"]), live=Login.from_arguments(live) if live else None,
-        database=arguments["database"], run=arguments["run"], place=place_of(arguments),
-        name=arguments["to_name"] or None, tables=tuple(arguments["tables"]), schema=arguments["schema"] or None,
-        backup_id=arguments["backup_id"] or None,
-        before=parse_before(arguments["before"]) if arguments["before"] else None,
-        least_rung=None if rung == "none" else rung, application_check=arguments["application_check"],
-        roles_login=arguments["roles_login"], bin_directory=arguments["postgresql_bin_directory"],
-        jobs=arguments["jobs"], free_bytes=arguments["free_bytes"], retained_s=arguments["retained_seconds"],
-        check_timeout_s=arguments["check_timeout_seconds"], drop_timeout_s=arguments["drop_timeout_seconds"],
-        timeout_s=arguments["timeout_seconds"], lock_wait_s=arguments["lock_wait_seconds"],
+    live = arguments["live_login"]
+    return Request.of(
+        arguments, live=Login.from_arguments(live) if live else None, name=arguments["to_name"] or None,
+        tables=tuple(arguments["tables"]), schema=arguments["schema"] or None, roles_login=arguments["roles_login"],
     )
 
 
 def main() -> None:
     """The module."""
-    login = login_spec()
     module = AnsibleModule(
         argument_spec={
-            **login,
-            "live_login": {**login["login"], "required": False},
-            "database": {"type": "str", "required": True},
-            "run": {"type": "str", "required": True},
-            **store_spec(),
+            **restore_spec(),
+            "live_login": {**login_spec()["login"], "required": False},
             "to_name": {"type": "str"},
             "tables": {"type": "list", "elements": "str", "default": []},
             "schema": {"type": "str"},
             "roles_login": {"type": "bool", "default": False},
-            "backup_id": {"type": "str"},
-            "before": {"type": "str"},
-            "least_rung": {"type": "str", "choices": ["none", *RUNGS], "default": RESTORABLE},
-            "application_check": {"type": "str"},
-            "jobs": {"type": "int", "default": 2},
-            "free_bytes": {"type": "int"},
-            "retained_seconds": {"type": "int", "default": 259200},
-            "check_timeout_seconds": {"type": "int", "default": 60},
-            "drop_timeout_seconds": {"type": "int", "default": 300},
-            "timeout_seconds": {"type": "int", "default": 86400},
-            "lock_wait_seconds": {"type": "int", "default": 600},
-            "postgresql_bin_directory": {"type": "path"},
-            "progress_file": {"type": "path"},
         },
         supports_check_mode=True,
     )

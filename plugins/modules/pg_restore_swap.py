@@ -31,6 +31,7 @@ extends_documentation_fragment:
   - sre.runbooks.postgresql
   - sre.runbooks.postgresql.client
   - sre.runbooks.store
+  - sre.runbooks.restore
   - sre.runbooks.progress
 options:
   database:
@@ -47,21 +48,6 @@ options:
     type: str
     choices: [prepared, swapped, done, undone, exported]
     required: true
-  run:
-    description: The run's id, for the markers.
-    type: str
-    required: true
-  backup_id:
-    description: The backup to restore; without it the newest that fits.
-    type: str
-  before:
-    description: Only backups taken at or before this time (ISO 8601 with a zone).
-    type: str
-  least_rung:
-    description: How high a backup must be proven; V(none) takes unproven ones too.
-    type: str
-    choices: [none, bytes, archive, restore, content, application]
-    default: restore
   application_check:
     description: The owner's own query, one row, first a boolean, then (optional) a text. Asked of the copy, and again
       of the new live database before applications are let in.
@@ -69,10 +55,6 @@ options:
   newest_row_query:
     description: A query with one row and one column, the time stamp of the newest row.
     type: str
-  jobs:
-    description: Workers of C(pg_restore), and as many connections that count.
-    type: int
-    default: 2
   retired:
     description: For O(state=undone), the kept database to bring back; without it the latest.
     type: str
@@ -93,9 +75,6 @@ options:
     description: How long the export may take, applications being back; V(0) leaves it out.
     type: int
     default: 600
-  free_bytes:
-    description: Free disk of the server, where it cannot be read because the server is on another machine.
-    type: int
   retained_seconds:
     description: How long the database that is put aside is kept.
     type: int
@@ -104,26 +83,10 @@ options:
     description: How long sessions that were ended may take to be gone, before the old database is opened again.
     type: int
     default: 5
-  check_timeout_seconds:
-    description: How long the application's own check may take.
-    type: int
-    default: 60
   smoke_timeout_seconds:
     description: How long the same check may take while nobody is let in, after the exchange.
     type: int
     default: 10
-  drop_timeout_seconds:
-    description: How long dropping a database may take.
-    type: int
-    default: 300
-  timeout_seconds:
-    description: Seconds after which C(pg_restore) is ended.
-    type: int
-    default: 86400
-  lock_wait_seconds:
-    description: How long to wait for another call that still works on this database.
-    type: int
-    default: 600
 """
 
 EXAMPLES = r"""
@@ -258,13 +221,9 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.arguments import place_of, store_spec
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import parse_before
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.export import default_directory
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.request import restore_spec
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.restore import STATES, Request, Restore
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import RESTORABLE, RUNGS
-from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.arguments import login_spec
-from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.moments import now
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
@@ -272,20 +231,11 @@ from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import P
 
 def request_of(arguments: dict[str, Any]) -> Request:
     """The module's arguments as a request."""
-    rung = arguments["least_rung"]
-    return Request(
-        login=Login.from_arguments(arguments["login"]), database=arguments["database"], run=arguments["run"],
-        place=place_of(arguments),
-        backup_id=arguments["backup_id"] or None,
-        before=parse_before(arguments["before"]) if arguments["before"] else None,
-        least_rung=None if rung == "none" else rung, application_check=arguments["application_check"],
-        newest_row_query=arguments["newest_row_query"], bin_directory=arguments["postgresql_bin_directory"],
-        jobs=arguments["jobs"], retired=arguments["retired"] or None, losses_agreed=arguments["losses_agreed"],
-        drop_copy=arguments["drop_copy"], free_bytes=arguments["free_bytes"],
-        retained_s=arguments["retained_seconds"], session_timeout_s=arguments["session_timeout_seconds"],
-        check_timeout_s=arguments["check_timeout_seconds"], timeout_s=arguments["timeout_seconds"],
-        smoke_timeout_s=arguments["smoke_timeout_seconds"], drop_timeout_s=arguments["drop_timeout_seconds"],
-        lock_wait_s=arguments["lock_wait_seconds"], export_s=arguments["export_seconds"],
+    return Request.of(
+        arguments, newest_row_query=arguments["newest_row_query"], retired=arguments["retired"] or None,
+        losses_agreed=arguments["losses_agreed"], drop_copy=arguments["drop_copy"],
+        session_timeout_s=arguments["session_timeout_seconds"], smoke_timeout_s=arguments["smoke_timeout_seconds"],
+        export_s=arguments["export_seconds"],
         export_directory=Path(arguments["export_directory"] or default_directory()),
     )
 
@@ -294,32 +244,16 @@ def main() -> None:
     """The module."""
     module = AnsibleModule(
         argument_spec={
-            **login_spec(),
-            "database": {"type": "str", "required": True},
+            **restore_spec(),
             "state": {"type": "str", "choices": list(STATES), "required": True},
-            "run": {"type": "str", "required": True},
-            **store_spec(),
-            "backup_id": {"type": "str"},
-            "before": {"type": "str"},
-            "least_rung": {"type": "str", "choices": ["none", *RUNGS], "default": RESTORABLE},
-            "application_check": {"type": "str"},
             "newest_row_query": {"type": "str"},
-            "jobs": {"type": "int", "default": 2},
             "retired": {"type": "str"},
             "losses_agreed": {"type": "bool", "default": False},
             "drop_copy": {"type": "bool", "default": True},
             "export_directory": {"type": "path"},
             "export_seconds": {"type": "int", "default": 600},
-            "free_bytes": {"type": "int"},
-            "retained_seconds": {"type": "int", "default": 259200},
             "session_timeout_seconds": {"type": "int", "default": 5},
-            "check_timeout_seconds": {"type": "int", "default": 60},
             "smoke_timeout_seconds": {"type": "int", "default": 10},
-            "drop_timeout_seconds": {"type": "int", "default": 300},
-            "timeout_seconds": {"type": "int", "default": 86400},
-            "lock_wait_seconds": {"type": "int", "default": 600},
-            "postgresql_bin_directory": {"type": "path"},
-            "progress_file": {"type": "path"},
         },
         supports_check_mode=True,
     )

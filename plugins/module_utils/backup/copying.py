@@ -27,6 +27,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup import marker 
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import Backup, pick
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.filling import Filling
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.properties import Properties
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.request import RestoreRequest
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.rights import (
     Rights,
     in_schemas_of_others,
@@ -35,10 +36,9 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.rights import 
     owners,
     read_rights,
 )
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import DATA, GLOBALS, TargetStore
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import DATA, GLOBALS
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.swap import (
     DATABASES,
-    DROP_TIMEOUT_S,
     LOCK_KEY,
     RESTORING_SUFFIX,
     Database,
@@ -46,7 +46,6 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.swap import (
     Swap,
     copy_name,
 )
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import RESTORABLE
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.client_tools import find_client_tools
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import (
     Login,
@@ -82,30 +81,14 @@ UNREAD = (
 
 
 @dataclass(frozen=True)
-class Request:
+class Request(RestoreRequest):
     """What is copied, and where to; see the module's documentation for each."""
 
-    login: Login
-    database: str
-    run: str
-    place: TargetStore
     live: Login | None = None
     name: str | None = None
     tables: tuple[str, ...] = ()
     schema: str | None = None
-    backup_id: str | None = None
-    before: datetime | None = None
-    least_rung: str | None = RESTORABLE
-    application_check: str | None = None
     roles_login: bool = False
-    bin_directory: str | None = None
-    jobs: int = 2
-    free_bytes: int | None = None
-    retained_s: float = 72 * 3600
-    check_timeout_s: float = 60.0
-    drop_timeout_s: float = DROP_TIMEOUT_S
-    timeout_s: float = 86400.0
-    lock_wait_s: float = 600.0
 
     @property
     def whole(self) -> bool:

@@ -22,9 +22,9 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.replay import 
     replay,
     replay_changes,
 )
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.request import RestoreRequest
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetStore
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.swap import (
-    DROP_TIMEOUT_S,
     INVALID,
     UNTOUCHED,
     CatchUp,
@@ -35,7 +35,6 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.swap import (
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import (
     BAD,
-    RESTORABLE,
     height,
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.client_tools import find_client_tools
@@ -62,31 +61,15 @@ UNDER_WAY = (markers.CLOSED, markers.EXCHANGED, markers.OPENED)
 
 
 @dataclass(frozen=True)
-class Request:
-    """What is restored, and how; see the module's documentation for each."""
+class Request(RestoreRequest):
+    """What is restored in the live database's place; see the module's documentation for each."""
 
-    login: Login
-    database: str
-    run: str
-    place: TargetStore
-    backup_id: str | None = None
-    before: datetime | None = None
-    least_rung: str | None = RESTORABLE
-    application_check: str | None = None
     newest_row_query: str | None = None
-    bin_directory: str | None = None
-    jobs: int = 2
     retired: str | None = None
     losses_agreed: bool = False
     drop_copy: bool = True
-    free_bytes: int | None = None
-    retained_s: float = 72 * 3600
     session_timeout_s: float = 5.0
-    check_timeout_s: float = 60.0
     smoke_timeout_s: float = 10.0
-    drop_timeout_s: float = DROP_TIMEOUT_S
-    timeout_s: float = 86400.0
-    lock_wait_s: float = 600.0
     export_directory: Path = field(default_factory=export.default_directory)
     export_s: float = 600.0
 
