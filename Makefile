@@ -56,9 +56,11 @@ clean: ## remove what make has made here, the labs' runs and reports in build/ t
 browser: $(VENV)/.test
 	@command -v chromium > /dev/null || $(PY) tools/install_from_debian.py chromium
 
-# Debian's PostgreSQL is older than the wheel's: a server of another major version, with its own client programs.
+# Debian's PostgreSQL is older than the wheel's: a server of another major version, with its own client programs. Debian's
+# pgBackRest knows it, and not the wheel's.
 older-server: $(VENV)/.test
 	@ls /usr/lib/postgresql/*/bin/postgres > /dev/null 2>&1 || $(PY) tools/install_from_debian.py postgresql
+	@command -v pgbackrest > /dev/null || $(PY) tools/install_from_debian.py pgbackrest
 
 # Debian's OpenSSH is how the tests reach a store on another machine; its server is only unpacked, and serves them alone.
 ssh-server: $(VENV)/.test
