@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import signal
 import subprocess
@@ -36,18 +37,22 @@ class PgBackRestServer(PostgresServer):
         folder: everything of this server; as root below `machine.state_root()`.
         port: on 127.0.0.1; None takes the one that the folder remembers, or a free one.
         repository: lines of pgBackRest's configuration that say where the repository is; None is a folder beside.
+        settings: further lines for postgresql.conf.
     """
 
     LOCALE: ClassVar[tuple[str, ...]] = ("--locale", "C.UTF-8")
 
-    def __init__(self, folder: Path, port: int | None = None, repository: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, port: int | None = None, repository: dict[str, str] | None = None,
+        settings: dict[str, str] | None = None,
+    ) -> None:
         super().__init__(folder, port)
         self.repository = repository or {"repo1-path": str(folder / "repository")}
         self.config = folder / "pgbackrest.conf"
         self.socket_directory = folder / "socket"
         self.bin_directory = INSTALLED[0].parent if INSTALLED else Path("/usr/lib/postgresql")
         self.settings = {
-            "fsync": "off", "shared_buffers": "16MB", "max_connections": "30", "wal_level": "replica",
+            "fsync": "off", "shared_buffers": "16MB", "max_connections": "30", **(settings or {}), "wal_level": "replica",
             "unix_socket_directories": str(self.socket_directory), "archive_mode": "on", "archive_timeout": "0",
             "archive_command": f"pgbackrest --config={self.config} --stanza={STANZA} archive-push %p",
         }
@@ -73,6 +78,12 @@ class PgBackRestServer(PostgresServer):
         if done.returncode != 0:
             raise RunbookError(f"pgbackrest {command} failed: {done.stdout.strip()} {done.stderr.strip()}")
         return done.stdout
+
+    @property
+    def has_backup(self) -> bool:
+        """Whether the repository has a base backup."""
+        stanzas = json.loads(self.pgbackrest("info", "--output=json"))
+        return any(stanza["backup"] for stanza in stanzas)
 
     def backup(self, kind: str = "full") -> str:
         """Make a base backup, the stanza too where there is none, and return what pgBackRest wrote."""
