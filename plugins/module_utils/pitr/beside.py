@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     import psycopg
 
 with contextlib.suppress(ImportError):  # connect() tells the operator
+    from psycopg.errors import LockNotAvailable
     from psycopg.rows import tuple_row
 
 POLL_S = 0.1
 STARTS_S = 2.0
+LOCK_WAIT = "SET lock_timeout = '5s'"
 HBA = "# Nobody but the server's user can enter the folder of the socket.\nlocal all all trust\n"
 # Libraries that do scheduled work.
 SCHEDULERS = ("pg_cron", "pg_partman_bgw", "pg_timetable")
@@ -140,7 +142,7 @@ class Beside:
             Its databases: name, bytes, tables.
 
         Raises:
-            RunbookError: it is another one, or the owner's own check does not pass.
+            RunbookError: it is another one.
         """
         with self.ask("postgres") as connection:
             found = connection.execute("SELECT system_identifier::text AS id FROM pg_control_system()").fetchone()["id"]
@@ -151,17 +153,39 @@ class Beside:
             with self.ask(database["name"]) as connection:
                 row = connection.execute("SELECT count(*) AS n FROM pg_class WHERE relkind IN ('r', 'p')").fetchone()
                 database["tables"] = row["n"]
-        if self.request.application_check:
-            # By place: an owner's columns need no names of their own.
-            with self.ask(self.request.database) as connection, connection.cursor(row_factory=tuple_row) as cursor:
-                answer = cursor.execute(self.request.application_check.encode()).fetchone()
-            if not answer or answer[0] is not True:
-                raise RunbookError(
-                    f"The owner's own check of {self.request.database!r} did not pass at the target: "
-                    f"{answer[1] if len(answer) > 1 else 'it said no more'}.",
-                    "Look into the restored cluster, and choose another target. The live one was not touched.",
-                )
         return databases
+
+    def application_notes(self) -> list[str]:
+        """Ask the owner's own check at the target.
+
+        A replay that stands just before the commit of a DROP TABLE holds that transaction's lock on the table until it
+        is promoted, and so nobody can read it before.
+
+        Returns:
+            A sentence where the check could not be asked for that; nothing where it passed.
+
+        Raises:
+            RunbookError: it did not pass.
+        """
+        if not self.request.application_check:
+            return []
+        # By place: an owner's columns need no names of their own.
+        with self.ask(self.request.database) as connection, connection.cursor(row_factory=tuple_row) as cursor:
+            cursor.execute(LOCK_WAIT)
+            try:
+                answer = cursor.execute(self.request.application_check.encode()).fetchone()
+            except LockNotAvailable:
+                return [
+                    "The owner's own check could not be asked: the transaction before whose end the cluster stands "
+                    "locks what it reads, until the exchange. Nor can you look at that before."
+                ]
+        if not answer or answer[0] is not True:
+            raise RunbookError(
+                f"The owner's own check of {self.request.database!r} did not pass at the target: "
+                f"{answer[1] if answer and len(answer) > 1 else 'it said no more'}.",
+                "Look into the restored cluster, and choose another target. The live one was not touched.",
+            )
+        return []
 
     def password_notes(self, live: Live | None) -> list[str]:
         """Passwords are as at the target: who has got a new one since will be refused with it."""

@@ -184,7 +184,7 @@ class Recovery:
         self.copy.open(live)
         self.result.values["reached"] = self.copy.wait_reached(target)
         self.result.values["databases"] = self.copy.prove(position.system_identifier)
-        self.result.values["notes"] += self.copy.password_notes(live)
+        self.result.values["notes"] += self.copy.application_notes() + self.copy.password_notes(live)
         self.places.write(position, state=at.RESTORED, port=self.request.port)
 
     # -- exchanged ---------------------------------------------------------------------------------------------------
