@@ -12,13 +12,17 @@ OUTSIDE := $(subst $(CURDIR)/$(BIN):,,$(PATH))
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help demo test test-faults lint bench dev lab-up lab-down build docs lock clean browser older-server ssh-server
+.PHONY: help demo demo-recovery test test-faults lint bench dev lab-up lab-down build docs lock clean browser older-server ssh-server
 
 help: ## these lines
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | awk -F'|' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.demo $(LINK) ## see the whole path: a platform measured, data lost, and brought back
 	@$(PY) -m lab.demo
+
+demo-recovery: $(VENV)/.test $(LINK) ## lose data in three ways, and see how long it took and what was lost beside the targets
+	@$(MAKE) --no-print-directory older-server || true
+	@$(PY) -m lab.demo_recovery
 
 test: dev browser older-server ssh-server ## everything: lint, unit, integration and scenario tests, molecule
 	@$(PY) tools/run_tests.py

@@ -52,7 +52,8 @@ class PgBackRestServer(PostgresServer):
         self.socket_directory = folder / "socket"
         self.bin_directory = INSTALLED[0].parent if INSTALLED else Path("/usr/lib/postgresql")
         self.settings = {
-            "fsync": "off", "shared_buffers": "16MB", "max_connections": "30", **(settings or {}), "wal_level": "replica",
+            "fsync": "off", "shared_buffers": "16MB", "max_connections": "30", **(settings or {}),
+            "wal_level": "replica",
             "unix_socket_directories": str(self.socket_directory), "archive_mode": "on", "archive_timeout": "0",
             "archive_command": f"pgbackrest --config={self.config} --stanza={STANZA} archive-push %p",
         }
