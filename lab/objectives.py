@@ -76,7 +76,7 @@ class Recovery:
 def recovery_time(reports: Sequence[Mapping[str, Any]]) -> float | None:
     """From the start of the first run to when the application was served again, in seconds.
 
-    That is the end of the outage that the last run recorded; a run without one ends when its data are proven.
+    That is the end of the outage that the last run recorded; one without an outage ends when it has proven its data.
 
     Args:
         reports: the content of report.json of each run that the recovery took, in their order.
@@ -87,8 +87,8 @@ def recovery_time(reports: Sequence[Mapping[str, Any]]) -> float | None:
     if not reports or any(one["outcome"] != "done" for one in reports):
         return None
     measures = [measure for target in reports[-1]["targets"] for measure in target["measures"]]
-    back = [datetime.fromisoformat(one["ended_at"]) for one in measures if one["name"] == "outage" and one.get("ended_at")]
-    ended = max(back) if back else datetime.fromisoformat(reports[-1]["ended_at"])
+    back = [one["ended_at"] for one in measures if one["name"] == "outage" and one.get("ended_at")]
+    ended = max(map(datetime.fromisoformat, back or [reports[-1]["ended_at"]]))
     return (ended - datetime.fromisoformat(reports[0]["started_at"])).total_seconds()
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import yaml
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import connect
 
 from lab import REPOSITORY, data, machine
@@ -273,12 +274,42 @@ def test_down_works_after_half_a_start() -> None:
     assert not lab.folder.exists()
 
 
-def test_a_second_demo_is_refused_and_leaves_the_first_ones_lab_alone() -> None:
+def test_a_cluster_with_an_archive_can_be_recovered_and_down_leaves_nothing_of_a_recovery_that_was_cut_off() -> None:
+    name = f"tests-{os.getpid()}-archived"
+    lab = Lab(name)
+    try:
+        done = _lab("up", "dbis_core", "--name", name, "--archive", "dbis-db")
+        assert done.returncode == 0, done.stdout + done.stderr
+        again = _lab("up", "dbis_core", "--name", name)
+        assert again.returncode == 0, again.stderr
+        server = lab.archived_server("dbis-db")
+        assert server.has_backup
+        hosts = yaml.safe_load((lab.folder / "overlay.yml").read_text(encoding="utf-8"))["all"]["children"]
+        assert hosts["databases"]["hosts"]["dbis-db"]["server"] == "dbis-db-server"
+        assert hosts["servers"]["hosts"]["dbis-db-server"]["postgresql_data_directory"] == str(server.data_directory)
+
+        server.stop()
+        beside = server.data_directory.with_name("data.restoring")
+        server.data_directory.rename(beside)
+        subprocess.run(
+            [*server._as_user(), str(server.bin_directory / "pg_ctl"), "-D", str(beside), "-w", "-s", "-l",
+             str(server.folder / "own" / "beside.log"), "start"], check=True, cwd="/",
+        )
+        running = _processes_below(lab.folder)
+    finally:
+        assert _lab("down", "--name", name).returncode == 0
+    assert running
+    assert machine.wait_for(lambda: not _processes_below(lab.folder), PROMPT_S)
+    assert not lab.folder.exists()
+
+
+@pytest.mark.parametrize("demo", ["lab.demo", "lab.demo_recovery"])
+def test_a_second_demo_is_refused_and_leaves_the_first_ones_lab_alone(demo: str) -> None:
     with open(machine.state_root() / "demo.lock", "a", encoding="utf-8") as lock:
         with contextlib.suppress(BlockingIOError):  # a demo runs already, which is as good
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         done = subprocess.run(
-            [sys.executable, "-m", "lab.demo"], cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False
+            [sys.executable, "-m", demo], cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False
         )
     assert done.returncode == 1
     assert done.stdout == ""
@@ -289,6 +320,7 @@ def test_a_second_demo_is_refused_and_leaves_the_first_ones_lab_alone() -> None:
 @pytest.mark.parametrize(("arguments", "sentence"), [
     (("up", "no_such_system"), "The lab does not know a system no_such_system."),
     (("up", "dbis_core", "--name", "../escape"), "is no name for a lab"),
+    (("up", "dbis_core", "--archive", "orders-db", "--name", "nowhere"), "dbis_core has no database orders-db."),
     (("up",), "the following arguments are required: system"),
     (("status", "--name", "nowhere"), "Start it: .venv/bin/python -m lab up <system> --name nowhere."),
     (("down", "--name", "nowhere"), "There is no lab nowhere."),
