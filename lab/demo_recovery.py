@@ -14,6 +14,7 @@ import re
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -84,13 +85,13 @@ class Writer:
         if self._thread.is_alive():
             self._thread.join()
 
-    def wait_for_more(self) -> None:
-        """Until some more are written.
+    def wait_for_more(self, beyond: int | None = None) -> None:
+        """Until some more are written than these, or than there are.
 
         Raises:
             DemoError: the database takes none.
         """
-        wanted = len(self.acknowledged) + WRITES_BEFORE
+        wanted = (len(self.acknowledged) if beyond is None else beyond) + WRITES_BEFORE
         if not machine.wait_for(lambda: len(self.acknowledged) >= wanted, WAIT_S):
             raise DemoError(f"{self.login.database} takes no more writes.")
 
@@ -212,7 +213,7 @@ class RecoveryDemo(Stage):
                 self.writers[database] = Writer(self.lab.login(database, "application"))
                 self.writers[database].start()
         for writer in self.writers.values():
-            writer.wait_for_more()
+            writer.wait_for_more(beyond=0)
 
         dumped = [TABLE_LOST, *([ALL_LOST] if copies else [])]
         these = ("-e", f"target={','.join(dumped)}", "-e", f"expect={len(dumped)}")
@@ -343,13 +344,14 @@ class RecoveryDemo(Stage):
         reports = "\n".join(f"  {page}" for page in self.pages)
         return code, f"{'A target was missed.' if code else 'Every measured target was met.'} The reports:\n{reports}"
 
-    def down(self) -> None:
+    def take_down(self) -> None:
         """End the clients and the keys' agent, then the lab."""
         for writer in self.writers.values():
             writer.stop()
         if self.key:
-            self.key.close()
-        super().down()
+            with contextlib.suppress(OSError, subprocess.SubprocessError):  # the lab's end is the agent's too
+                self.key.close()
+        super().take_down()
 
 
 if __name__ == "__main__":

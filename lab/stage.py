@@ -160,7 +160,8 @@ class Stage:
         with ThreadPoolExecutor(1) as pool:
             done = pool.submit(work)
             while not wait([done], timeout=HEARTBEAT_S).done:
-                print(paint("     …", "2"), flush=True)
+                with contextlib.suppress(OSError):  # the terminal may be gone, the work must end all the same
+                    print(paint("     …", "2"), flush=True)
             return done.result()
 
     def report(self, runbook: str) -> tuple[Path, dict[str, object]]:
@@ -189,7 +190,7 @@ class Stage:
     def afterwards(self) -> str:
         """What is left on the disk, and what somebody who saw the demo can do next."""
         return "\n".join([
-            "  The commands in it, such as the one to undo, name the demo's lab, which is gone.",
+            "  The commands in a report, such as the one to undo, name the demo's lab, which is gone.",
             f"On disk stay {self.lab.runs.relative_to(REPOSITORY)} and the servers' programs in "
             f"{machine.state_root()}.",
             f"Next, practise: make lab-up SYSTEM={SYSTEM} (lab/README.md). For a platform of your own: "
@@ -198,8 +199,12 @@ class Stage:
 
     def down(self) -> None:
         """End what runs and take the lab away; the runs and their reports stay."""
-        for number in INTERRUPTS:  # a second Ctrl-C would leave servers behind
-            signal.signal(number, signal.SIG_IGN)
+        with contextlib.suppress(OSError):
+            print(f"\n{paint('The lab is taken down.', '2')}", flush=True)
+        self.patiently(self.take_down)
+
+    def take_down(self) -> None:
+        """What `down` does, in silence."""
         if self.child and self.child.poll() is None:
             # A module outlives its playbook, and would go on while its servers are taken away.
             family = descendants(self.child.pid)
@@ -209,8 +214,6 @@ class Stage:
             for pid in family if self.child.poll() is not None else (self.child.pid, *family):
                 machine.send(pid, signal.SIGKILL)
         if self.lab.exists:
-            with contextlib.suppress(OSError):  # the terminal may be gone, the lab must go all the same
-                print(f"\n{paint('The lab is taken down.', '2')}", flush=True)
             self.lab.down(lambda _text: None)
 
 
@@ -267,6 +270,8 @@ def play(stage: Stage) -> int:
     except (DemoError, RunbookError, psycopg.Error, OSError) as error:
         last = f"The demo stopped: {' '.join(str(error).split())}\nThe records of its runs: {stage.lab.runs}"
     finally:
+        for number in INTERRUPTS:  # a second Ctrl-C would leave servers behind
+            signal.signal(number, signal.SIG_IGN)
         try:
             stage.down()
         except (RunbookError, OSError) as error:
