@@ -35,6 +35,7 @@ SYSTEM = "bakery_ia"
 Result = TypeVar("Result")
 HEARTBEAT_S = 4.0
 END_S = 10.0
+PLAYBOOK = "ansible-playbook"
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 BIN = Path(sys.executable).parent
 # What Ansible prints around our own lines.
@@ -114,7 +115,7 @@ class Stage:
 
     def playbook(self, name: str, *arguments: str, expect: tuple[int, ...] = (0,)) -> int:
         """Run a playbook of the collection against the lab."""
-        return self.command("ansible-playbook", *self.inventory, f"sre.runbooks.{name}", *arguments, expect=expect)
+        return self.command(PLAYBOOK, *self.inventory, f"sre.runbooks.{name}", *arguments, expect=expect)
 
     def _show(self, child: subprocess.Popen[str]) -> str:
         """Print what the child says, without the chatter; returns its last line.
@@ -182,10 +183,21 @@ class Stage:
         """Start the lab, after what an earlier demo that was cut off left of one."""
         if self.lab.exists:
             self.act("An earlier demo was cut off: its lab is taken away first")
+            self.patiently(self.end_playbooks)
             self.command("python", "-m", "lab", "down", "--name", self.NAME)
         self.act("The platform is started")
         self.command("python", "-m", "lab", "up", SYSTEM, "--name", self.NAME, *arguments)
         print(f"\n   In the commands below, LAB=\"{shlex.join(self.inventory)}\"", flush=True)
+
+    def end_playbooks(self) -> None:
+        """End what a demo that was killed left running: it would go on in a lab of the same name."""
+        place = f".lab/{self.NAME}/"
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if entry.name.isdigit() and entry.stat().st_uid == os.geteuid() and all(
+                    machine.is_running(int(entry.name), word) for word in (PLAYBOOK, place)
+                ):
+                    end_family(int(entry.name))
 
     def afterwards(self) -> str:
         """What is left on the disk, and what somebody who saw the demo can do next."""
@@ -206,13 +218,7 @@ class Stage:
     def take_down(self) -> None:
         """What `down` does, in silence."""
         if self.child and self.child.poll() is None:
-            # A module outlives its playbook, and would go on while its servers are taken away.
-            family = descendants(self.child.pid)
-            self.child.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.child.wait(END_S)
-            for pid in family if self.child.poll() is not None else (self.child.pid, *family):
-                machine.send(pid, signal.SIGKILL)
+            end_family(self.child.pid)
         if self.lab.exists:
             self.lab.down(lambda _text: None)
 
@@ -221,6 +227,16 @@ def descendants(pid: int) -> list[int]:
     """All processes that this one started, and those that they did."""
     children = machine.children_of(pid)
     return [*children, *[one for child in children for one in descendants(child)]]
+
+
+def end_family(pid: int) -> None:
+    """End a process, and what it started: a module outlives its playbook, while its servers are taken away."""
+    family = [pid, *descendants(pid)]
+    machine.send(pid, signal.SIGTERM)
+    machine.wait_for(lambda: machine.has_ended(pid), END_S)
+    for one in family:
+        if not machine.has_ended(one):
+            machine.send(one, signal.SIGKILL)
 
 
 @contextlib.contextmanager
