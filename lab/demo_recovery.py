@@ -240,7 +240,12 @@ class RecoveryDemo(Stage):
             if login == writer.login:
                 writer.wait_for_more()
             writer.stop()
-            return Recovery(what, objectives.recovery_time(reports), writer.missing_from(login))
+            time_s, lost = objectives.recovery_time(reports), writer.missing_from(login)
+            if time_s is None:
+                raise DemoError(f"Not every run of it ended as done: {', '.join(one['outcome'] for one in reports)}.")
+            if lost is None:
+                raise DemoError("Nothing of what the client wrote before is there.")
+            return Recovery(what, time_s, lost)
         except (DemoError, RunbookError, psycopg.Error) as error:
             reason = " ".join(str(error).split())
             print(paint(f"   This loss was not recovered: {reason}", "31"), flush=True)

@@ -160,6 +160,9 @@ def test_the_demo_reads_the_time_from_the_runs_folder_and_a_failure_is_not_hidde
     for second, figure, verdict in ((25, "25 s", MET), (5 * HOUR, "5 h", MISSED)):
         file.write_text(json.dumps(report(0, second + 5, (20, second))), encoding="utf-8")
         assert shown() == f"orders 4 h {figure} 1 d 3 s, 1 write {verdict}"
+    file.write_text(json.dumps(report(0, 30, (20, 25), outcome="nothing to do")), encoding="utf-8")
+    assert shown() == "orders 4 h - 1 d - NOT met: the recovery failed, see above"
+    assert "Not every run of it ended as done: nothing to do." in capsys.readouterr().out
     file.unlink()
     assert shown() == "orders 4 h - 1 d - NOT met: the recovery failed, see above"
     assert "database_restore left no report" in capsys.readouterr().out
