@@ -29,7 +29,6 @@ with contextlib.suppress(ImportError):  # connect() tells the operator
 
 POLL_S = 0.1
 STARTS_S = 2.0
-LOCK_WAIT = "SET lock_timeout = '5s'"
 HBA = "# Nobody but the server's user can enter the folder of the socket.\nlocal all all trust\n"
 # Libraries that do scheduled work.
 SCHEDULERS = ("pg_cron", "pg_partman_bgw", "pg_timetable")
@@ -44,6 +43,8 @@ DATABASES = """
 SELECT datname AS name, pg_database_size(oid) AS bytes FROM pg_database
 WHERE datallowconn AND NOT datistemplate ORDER BY 1
 """
+
+LOCK_WAIT = "SET lock_timeout = '5s'"
 
 
 class Beside:
