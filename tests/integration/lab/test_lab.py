@@ -25,6 +25,7 @@ from lab import REPOSITORY, data, machine
 from lab.cli import main
 from lab.demo import Demo, Rows
 from lab.postgresql import PostgresServer
+from lab.stage import Stage, end_family
 from lab.state import Lab
 
 PROMPT_S = 10.0
@@ -315,6 +316,29 @@ def test_a_second_demo_is_refused_and_leaves_the_first_ones_lab_alone(demo: str)
     assert done.stdout == ""
     assert done.stderr.startswith("A demo of yours is running already")
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_demo_ends_the_playbook_of_one_that_was_killed_with_what_it_started_and_nothing_else() -> None:
+    class Other(Stage):
+        NAME = f"tests-{os.getpid()}-stage"
+
+    waits = (
+        "import subprocess, sys, time;"
+        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); time.sleep(60)"
+    )
+    playbook, bystander = (
+        subprocess.Popen([sys.executable, "-c", waits, "ansible-playbook", f".lab/{name}/overlay.yml"])
+        for name in (Other.NAME, f"{Other.NAME}-too")
+    )
+    try:
+        assert machine.wait_for(lambda: machine.children_of(playbook.pid) != [], PROMPT_S)
+        family = [playbook.pid, *machine.children_of(playbook.pid)]
+        Other().end_playbooks()
+        assert machine.wait_for(lambda: all(map(machine.has_ended, family)), PROMPT_S)
+        assert bystander.poll() is None
+    finally:
+        for one in (playbook, bystander):
+            end_family(one.pid)
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), [
