@@ -12,13 +12,18 @@ OUTSIDE := $(subst $(CURDIR)/$(BIN):,,$(PATH))
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help demo test test-faults lint bench dev lab-up lab-down build docs lock clean browser older-server ssh-server
+.PHONY: help demo demo-recovery test test-faults lint bench dev lab-up lab-down build docs lock clean browser older-server ssh-server
 
 help: ## these lines
-	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | awk -F'|' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | awk -F'|' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.demo $(LINK) ## see the whole path: a platform measured, data lost, and brought back
 	@$(PY) -m lab.demo
+
+# What only root can install is left out without root, and said.
+demo-recovery: $(VENV)/.test $(LINK) ## lose data in three ways: how long each recovery took and what is gone, beside the targets
+	@test "$$(id -u)" -ne 0 || $(MAKE) --no-print-directory older-server || true
+	@$(PY) -m lab.demo_recovery
 
 test: dev browser older-server ssh-server ## everything: lint, unit, integration and scenario tests, molecule
 	@$(PY) tools/run_tests.py
@@ -56,9 +61,11 @@ clean: ## remove what make has made here, the labs' runs and reports in build/ t
 browser: $(VENV)/.test
 	@command -v chromium > /dev/null || $(PY) tools/install_from_debian.py chromium
 
-# Debian's PostgreSQL is older than the wheel's: a server of another major version, with its own client programs.
+# Debian's PostgreSQL is older than the wheel's: a server of another major version, with its own client programs. Debian's
+# pgBackRest knows it, and not the wheel's.
 older-server: $(VENV)/.test
 	@ls /usr/lib/postgresql/*/bin/postgres > /dev/null 2>&1 || $(PY) tools/install_from_debian.py postgresql
+	@command -v pgbackrest > /dev/null || $(PY) tools/install_from_debian.py pgbackrest
 
 # Debian's OpenSSH is how the tests reach a store on another machine; its server is only unpacked, and serves them alone.
 ssh-server: $(VENV)/.test

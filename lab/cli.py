@@ -57,6 +57,10 @@ def parser() -> argparse.ArgumentParser:
 
     up = add("up", "start a lab, or what is missing of it")
     up.add_argument("system", help=f"one of {', '.join(known_systems())}")
+    up.add_argument(
+        "--archive", metavar="DATABASE", action="append", default=[],
+        help="archive the WAL of this database's cluster, so that it can be recovered to a point in time",
+    )
     down = add("down", "end a lab and take it away; its runs and their reports stay")
     down.add_argument("system", nargs="?", help="the lab named like this system")
     status = add("status", "what runs, and how it is")
@@ -105,7 +109,7 @@ def _table(rows: Sequence[Row]) -> str:
 def _up(arguments: argparse.Namespace) -> int:
     lab = Lab(arguments.name or arguments.system)
     started = time.monotonic()
-    lab.up(arguments.system, _say)
+    lab.up(arguments.system, _say, arguments.archive)
     _say(f"The lab {lab.name} is up after {time.monotonic() - started:.1f} s. Work on it with:")
     _say(f"  .venv/bin/ansible-playbook {shlex.join(lab.inventory_arguments)} sre.runbooks.health")
     _say(f"Runs and their reports: {lab.runs.relative_to(REPOSITORY)}. Something to practise: {COMMAND} break --help")

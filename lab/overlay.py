@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from lab import REPOSITORY
+from lab.pgbackrest import STANZA, PgBackRestServer
 from lab.postgresql import bin_directory, has_extension
 
 if TYPE_CHECKING:
@@ -55,9 +56,11 @@ def _host(lab: Lab, group: str, host: str, variables: dict[str, Any]) -> dict[st
     if group == "databases":
         return {
             "database_host": "127.0.0.1", "database_port": lab.port(host), "database_sslmode": "disable",
-            "postgresql_bin_directory": str(bin_directory()), "scratch_server": system.scratch_servers[0],
+            "postgresql_bin_directory": str(lab.server(host).bin_directory),
+            "scratch_server": system.scratch_servers[0],
             "database_extensions": list(filter(has_extension, variables["database_extensions"])),
             "database_restore_export_directory": str(lab.folder / "exports"),
+            **({"server": archive_host(host)} if host in lab.archived else {}),
         }
     if group == "caches":
         return {"cache_host": "127.0.0.1", "cache_port": lab.port(host), "cache_tls": False}
@@ -72,6 +75,19 @@ def _host(lab: Lab, group: str, host: str, variables: dict[str, Any]) -> dict[st
     return dict(LOCAL)
 
 
+def archive_host(database: str) -> str:
+    """The inventory host of an archived database's own server: whatever is recovered there is recovered alone."""
+    return f"{database}-server"
+
+
+def _archived(server: PgBackRestServer) -> dict[str, Any]:
+    return {
+        **LOCAL, "postgresql_data_directory": str(server.data_directory), "postgresql_control": server.control,
+        "postgresql_bin_directory": str(server.bin_directory),
+        "pgbackrest": {"config": str(server.config), "stanza": STANZA},
+    }
+
+
 def write(lab: Lab) -> None:
     """Write overlay.yml into the lab's folder."""
     system = lab.system
@@ -81,6 +97,8 @@ def write(lab: Lab) -> None:
         }}
         for group, hosts in system.hosts.items()
     }
+    for host in lab.archived:
+        groups["servers"]["hosts"][archive_host(host)] = {**_everywhere(lab), **_archived(lab.archived_server(host))}
     text = HEADER.format(system=system.name, name=lab.name, ingress=system.lab["ingress"]) + yaml.safe_dump(
         {"all": {"children": groups}}, sort_keys=False, width=118
     )

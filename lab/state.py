@@ -16,7 +16,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import Run
 from psycopg import sql
 
 from lab import COMMAND, REPOSITORY, machine, overlay
+from lab.pgbackrest import PgBackRestServer, has_pgbackrest
 from lab.postgresql import PostgresServer, bin_directory, has_extension
 from lab.redis import RedisServer
 from lab.system import System, known_systems
@@ -128,9 +129,20 @@ class Lab:
         """The port of a database, cache, scratch server or service."""
         return int(self.record["ports"][host])
 
+    @property
+    def archived(self) -> list[str]:
+        """The databases whose clusters archive their WAL, so that they can be recovered to a point in time."""
+        return self.record.get("archived", [])
+
     def server(self, host: str) -> PostgresServer:
         """The PostgreSQL server of a database or for drills."""
+        if host in self.archived:
+            return self.archived_server(host)
         return PostgresServer(self.folder / "servers" / host, self.port(host), SETTINGS)
+
+    def archived_server(self, host: str) -> PgBackRestServer:
+        """The server of a database whose WAL is archived."""
+        return PgBackRestServer(self.folder / "servers" / host, self.port(host), settings=SETTINGS)
 
     def cache(self, host: str) -> RedisServer:
         """A Redis server."""
@@ -157,14 +169,21 @@ class Lab:
 
     # -- up -----------------------------------------------------------------------------------------------------------
 
-    def up(self, system_name: str, report: Report) -> None:
+    def up(self, system_name: str, report: Report, archived: Sequence[str] = ()) -> None:
         """Start what does not run yet, and write the overlay.
+
+        Args:
+            system_name: what the lab stands in for.
+            report: takes a line for each thing that is ready.
+            archived: databases whose clusters pgBackRest archives, each with a base backup; Debian's PostgreSQL. A lab
+                that is there keeps those that it was made with.
 
         Raises:
             RunbookError: a part did not start; what did start goes on, `down` ends it.
         """
         system = System.load(system_name)
-        self._claim(system)
+        _require_archivable(system, archived)
+        self._claim(system, archived)
         self._make_link()
         servers = [*system.hosts["databases"], *system.scratch_servers]
         caches = list(system.hosts.get("caches", {}))
@@ -191,12 +210,17 @@ class Lab:
                 if number % 6 == 0 or number == len(launched):
                     report(f"{host} answers ({number} of {len(launched)} services)")
 
-    def _claim(self, system: System) -> None:
+    def _claim(self, system: System, archived: Sequence[str]) -> None:
         """Make the folder and give every listener a port that no other lab has."""
         if self.exists and self._record.exists():
             if self.record["system"] != system.name:
                 raise RunbookError(
                     f"The lab {self.name} stands in for {self.record['system']}, not for {system.name}.",
+                    f"Take it down first, or choose another name: {COMMAND} up {system.name} --name …",
+                )
+            if set(archived) - set(self.archived):
+                raise RunbookError(
+                    f"The lab {self.name} was made without an archive for {', '.join(archived)}.",
                     f"Take it down first, or choose another name: {COMMAND} up {system.name} --name …",
                 )
             return
@@ -213,7 +237,8 @@ class Lab:
                 (self.folder / private).mkdir(mode=0o700, exist_ok=True)
             (self.folder / "servers").mkdir(mode=0o711, exist_ok=True)
             making = self._record.with_suffix(".partial")
-            making.write_text(json.dumps({"system": system.name, "ports": ports}, indent=2), encoding="utf-8")
+            record = {"system": system.name, "ports": ports, "archived": list(archived)}
+            making.write_text(json.dumps(record, indent=2), encoding="utf-8")
             making.replace(self._record)
 
     def _make_link(self) -> None:
@@ -238,9 +263,13 @@ class Lab:
     def _start_server(self, system: System, host: str) -> None:
         server = self.server(host).start()
         self._secret(host, "admin", server.login.password)
-        variables = system.hosts["databases"].get(host)
-        if variables is None:
-            return
+        if host in system.hosts["databases"]:
+            self._make_database(system, host, server)
+        if isinstance(server, PgBackRestServer) and not server.has_backup:
+            server.backup()
+
+    def _make_database(self, system: System, host: str, server: PostgresServer) -> None:
+        variables = system.hosts["databases"][host]
         name, owner = variables["database_name"], variables["database_owner"]
         with connect(server.login, "lab") as connection:
             there = connection.execute("SELECT FROM pg_database WHERE datname = %s", [name]).fetchone()
@@ -372,6 +401,9 @@ class Lab:
         machine.wait_for(lambda: not self._processes("service.py"), SERVICE_STOP_S)
         report(f"{len(services)} services ended")
         servers = [path.parent.parent for path in self.folder.glob("servers/*/data/postmaster.pid")]
+        # First a server that a recovery was still replaying beside a live one.
+        for folder in {path.parent.parent for path in self.folder.glob("servers/*/data.*/postmaster.pid")}:
+            PgBackRestServer(folder).end_all("data.*")
         with ThreadPoolExecutor(WORKERS) as pool:
             list(pool.map(lambda folder: PostgresServer(folder).stop(immediate=True), servers))
         for pid in self._processes():
@@ -451,6 +483,20 @@ class Lab:
         with contextlib.suppress(FileNotFoundError, ValueError):
             return json.loads((self.service_folder(host) / "control.json").read_text(encoding="utf-8"))
         return {}
+
+
+def _require_archivable(system: System, archived: Sequence[str]) -> None:
+    """Refuse archives that this machine or this system cannot have."""
+    unknown = [host for host in archived if host not in system.hosts["databases"]]
+    if unknown:
+        raise RunbookError(
+            f"{system.name} has no database {', '.join(unknown)}.", f"It has {', '.join(system.hosts['databases'])}."
+        )
+    if archived and not has_pgbackrest():
+        raise RunbookError(
+            "pgBackRest, or a PostgreSQL of Debian's that it knows, is not installed.",
+            "As root: make older-server. Else: sudo apt-get install postgresql pgbackrest.",
+        )
 
 
 def _each_done(waiting: dict[Future[None], str], report: Report, what: str) -> Iterable[str]:

@@ -1,6 +1,6 @@
 # Copyright: the sre.runbooks contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Programs of Debian that the tests need: `install_from_debian.py chromium|postgresql`."""
+"""Programs of Debian that the tests need: `install_from_debian.py chromium|postgresql|pgbackrest`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tools import heartbeat
 PACKAGES = {
     "chromium": "The tests open reports in Chromium",
     "postgresql": "The tests back up and restore a server of an older version, with its own programs",
+    "pgbackrest": "The tests recover clusters to a point in time",
 }
 # Debian's package makes a cluster and starts it, unless this says no; the tests make their own.
 CLUSTERS = Path("/etc/postgresql-common/createcluster.conf")
@@ -32,7 +33,7 @@ def main(package: str) -> int:
         return 1
     apt = ["apt-get", "-qq", "-o", "Dpkg::Use-Pty=0", "-o", "Dpkg::Options::=--force-confold"]
     os.environ["DEBIAN_FRONTEND"] = "noninteractive"
-    if package == "postgresql" and not CLUSTERS.exists():
+    if package != "chromium" and not CLUSTERS.exists():
         CLUSTERS.parent.mkdir(parents=True, exist_ok=True)
         CLUSTERS.write_text("create_main_cluster = false\n", encoding="utf-8")
     return heartbeat.run("Reading Debian's list of packages", [*apt, "update"]) or heartbeat.run(

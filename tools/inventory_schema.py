@@ -93,7 +93,8 @@ GROUPS: dict[str, dict[str, Word]] = {
     "servers": {
         "postgresql_host": Word(str), "postgresql_port": Word(int), "postgresql_admin": Word(dict, keys=LOGIN.keys),
         "postgresql_sslmode": Word(str), "postgresql_sslrootcert": Word(str),
-        "postgresql_bin_directory": Word(str),
+        "postgresql_bin_directory": Word(str), "postgresql_data_directory": Word(str),
+        "postgresql_control": Word(dict, keys=("start", "stop")), "pgbackrest": Word(dict, keys=("config", "stanza")),
     },
     "stores": {
         "store_path": Word(str), "store_s3": Word(dict, open=True), "store_recipients": Word(list),

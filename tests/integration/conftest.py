@@ -32,6 +32,7 @@ from psycopg import sql
 
 from lab import machine
 from lab.keys import Key, make_key
+from lab.pgbackrest import PgBackRestServer
 from lab.postgresql import PostgresServer
 from lab.redis import RedisServer
 from lab.s3 import S3Server
@@ -53,6 +54,8 @@ class OlderServer(PostgresServer):
 
 
 def _end(folder: Path) -> None:
+    for configuration in folder.rglob("pgbackrest.conf"):
+        PgBackRestServer(configuration.parent).end_all()
     for data in folder.rglob("data/PG_VERSION"):
         PostgresServer(data.parent.parent).stop(immediate=True)
     for configuration in folder.rglob("redis.conf"):

@@ -18,12 +18,14 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import yaml
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import connect
 
 from lab import REPOSITORY, data, machine
 from lab.cli import main
 from lab.demo import Demo, Rows
 from lab.postgresql import PostgresServer
+from lab.stage import Stage, end_family
 from lab.state import Lab
 
 PROMPT_S = 10.0
@@ -273,12 +275,42 @@ def test_down_works_after_half_a_start() -> None:
     assert not lab.folder.exists()
 
 
-def test_a_second_demo_is_refused_and_leaves_the_first_ones_lab_alone() -> None:
+def test_a_cluster_with_an_archive_can_be_recovered_and_down_leaves_nothing_of_a_recovery_that_was_cut_off() -> None:
+    name = f"tests-{os.getpid()}-archived"
+    lab = Lab(name)
+    try:
+        done = _lab("up", "dbis_core", "--name", name, "--archive", "dbis-db")
+        assert done.returncode == 0, done.stdout + done.stderr
+        again = _lab("up", "dbis_core", "--name", name)
+        assert again.returncode == 0, again.stderr
+        server = lab.archived_server("dbis-db")
+        assert server.has_backup
+        hosts = yaml.safe_load((lab.folder / "overlay.yml").read_text(encoding="utf-8"))["all"]["children"]
+        assert hosts["databases"]["hosts"]["dbis-db"]["server"] == "dbis-db-server"
+        assert hosts["servers"]["hosts"]["dbis-db-server"]["postgresql_data_directory"] == str(server.data_directory)
+
+        server.stop()
+        beside = server.data_directory.with_name("data.restoring")
+        server.data_directory.rename(beside)
+        subprocess.run(
+            [*server._as_user(), str(server.bin_directory / "pg_ctl"), "-D", str(beside), "-w", "-s", "-l",
+             str(server.folder / "own" / "beside.log"), "start"], check=True, cwd="/",
+        )
+        running = _processes_below(lab.folder)
+    finally:
+        assert _lab("down", "--name", name).returncode == 0
+    assert running
+    assert machine.wait_for(lambda: not _processes_below(lab.folder), PROMPT_S)
+    assert not lab.folder.exists()
+
+
+@pytest.mark.parametrize("demo", ["lab.demo", "lab.demo_recovery"])
+def test_a_second_demo_is_refused_and_leaves_the_first_ones_lab_alone(demo: str) -> None:
     with open(machine.state_root() / "demo.lock", "a", encoding="utf-8") as lock:
         with contextlib.suppress(BlockingIOError):  # a demo runs already, which is as good
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         done = subprocess.run(
-            [sys.executable, "-m", "lab.demo"], cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False
+            [sys.executable, "-m", demo], cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False
         )
     assert done.returncode == 1
     assert done.stdout == ""
@@ -286,9 +318,33 @@ def test_a_second_demo_is_refused_and_leaves_the_first_ones_lab_alone() -> None:
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+def test_a_demo_ends_the_playbook_of_one_that_was_killed_with_what_it_started_and_nothing_else() -> None:
+    class Other(Stage):
+        NAME = f"tests-{os.getpid()}-stage"
+
+    waits = (
+        "import subprocess, sys, time;"
+        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); time.sleep(60)"
+    )
+    playbook, bystander = (
+        subprocess.Popen([sys.executable, "-c", waits, "ansible-playbook", f".lab/{name}/overlay.yml"])
+        for name in (Other.NAME, f"{Other.NAME}-too")
+    )
+    try:
+        assert machine.wait_for(lambda: machine.children_of(playbook.pid) != [], PROMPT_S)
+        family = [playbook.pid, *machine.children_of(playbook.pid)]
+        Other().end_playbooks()
+        assert machine.wait_for(lambda: all(map(machine.has_ended, family)), PROMPT_S)
+        assert bystander.poll() is None
+    finally:
+        for one in (playbook, bystander):
+            end_family(one.pid)
+
+
 @pytest.mark.parametrize(("arguments", "sentence"), [
     (("up", "no_such_system"), "The lab does not know a system no_such_system."),
     (("up", "dbis_core", "--name", "../escape"), "is no name for a lab"),
+    (("up", "dbis_core", "--archive", "orders-db", "--name", "nowhere"), "dbis_core has no database orders-db."),
     (("up",), "the following arguments are required: system"),
     (("status", "--name", "nowhere"), "Start it: .venv/bin/python -m lab up <system> --name nowhere."),
     (("down", "--name", "nowhere"), "There is no lab nowhere."),

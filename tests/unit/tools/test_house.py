@@ -32,7 +32,9 @@ def test_the_sets_of_requirements_are_pinned_and_contain_each_other() -> None:
 
 def test_make_alone_explains_itself() -> None:
     done = subprocess.run([MAKE], cwd=ROOT, capture_output=True, text=True, check=True)
-    for target in ("demo", "test", "lint", "bench", "lab-up", "lab-down", "build", "lock", "docs", "clean"):
+    for target in (
+        "demo", "demo-recovery", "test", "lint", "bench", "lab-up", "lab-down", "build", "lock", "docs", "clean",
+    ):
         assert f"make {target} " in done.stdout
 
 

@@ -1,0 +1,189 @@
+# Copyright: the sre.runbooks contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A data directory and the server in it, as far as they can be seen and moved without a session."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ansible_collections.sre.runbooks.plugins.module_utils.run import process
+from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
+
+LOOK_S = 30.0
+POLL_S = 0.05
+DISTRIBUTIONS = ("/usr/lib/postgresql/{major}/bin", "/usr/pgsql-{major}/bin")
+# A container ends when this process ends (A86 ⚠).
+FIRST_PROCESS = 1
+LOG_BYTES = 65536
+
+
+class Cluster:
+    """One data directory.
+
+    Args:
+        data: the folder.
+        programs: of the server's own version.
+        owner: user and group of the folder, when we are root: pg_ctl refuses root (A86 ⚠).
+        progress: where to report.
+    """
+
+    def __init__(self, data: Path, programs: Path, owner: tuple[int, int] | None, progress: Progress) -> None:
+        self.data = data
+        self.programs = programs
+        self.owner = owner
+        self.progress = progress
+
+    def control_data(self) -> dict[str, str]:
+        """What pg_controldata says, by its labels.
+
+        Raises:
+            RunbookError: the folder is no cluster of this version.
+        """
+        done = process.run(
+            [str(self.programs / "pg_controldata"), "-D", str(self.data)], timeout_s=LOOK_S, owner=self.owner,
+            hint="Check data_directory, and that the programs are those of the server's version.",
+        )
+        pairs = (line.partition(":") for line in done.stdout.splitlines())
+        return {label.strip(): value.strip() for label, _colon, value in pairs}
+
+    def pid(self) -> int | None:
+        """The postmaster's process id; None when none runs here. It works in its data directory, which proves it."""
+        try:
+            pid = int((self.data / "postmaster.pid").read_text(encoding="utf-8").splitlines()[0])
+            return pid if os.path.samefile(f"/proc/{pid}/cwd", self.data) else None
+        except (OSError, IndexError, ValueError):
+            return None
+
+    def status(self) -> str:
+        """The server's own word: `ready` (also for reading alone), `starting`, `stopping`; empty when none runs."""
+        if self.pid() is None:
+            return ""
+        with contextlib.suppress(OSError, IndexError):
+            return (self.data / "postmaster.pid").read_text(encoding="utf-8").splitlines()[7].strip()
+        return "starting"
+
+    def in_recovery(self) -> bool:
+        """Whether nobody can have written here yet: PostgreSQL takes the file away when it promotes."""
+        return (self.data / "recovery.signal").exists()
+
+    def start_beside(self, settings: Mapping[str, str], log: Path) -> None:
+        """Start the server with settings that win over every file. Returns at once.
+
+        Raises:
+            RunbookError: pg_ctl could not start it.
+        """
+        log.unlink(missing_ok=True)
+        # pg_ctl hands this one line to a shell.
+        options = shlex.join([part for name, value in settings.items() for part in ("-c", f"{name}={value}")])
+        process.run(
+            [str(self.programs / "pg_ctl"), "-D", str(self.data), "-l", str(log), "-W", "-s", "-o", options, "start"],
+            timeout_s=LOOK_S, owner=self.owner, hint=f"See {log}.",
+        )
+
+    def stop(self, timeout_s: float) -> None:
+        """Stop the server when one runs; sessions are ended.
+
+        Raises:
+            RunbookError: it is still there after its time.
+        """
+        if self.pid() is None:
+            return
+        with self.progress.during(lambda: f"waiting for the server in {self.data} to stop"):
+            process.run(
+                [str(self.programs / "pg_ctl"), "-D", str(self.data), "-m", "fast", "-w", "-s", "-t",
+                 str(max(1, int(timeout_s))), "stop"],
+                timeout_s=timeout_s + LOOK_S, owner=self.owner, check=False,
+            )
+        self.wait_stopped(1.0)
+
+    def wait_stopped(self, timeout_s: float) -> None:
+        """Until no server runs here.
+
+        Raises:
+            RunbookError: one still does.
+        """
+        deadline = time.monotonic() + timeout_s
+        while (pid := self.pid()) is not None:
+            if time.monotonic() > deadline:
+                raise RunbookError(
+                    f"The server in {self.data} (pid {pid}) still runs after {timeout_s:.0f} s.",
+                    "See whether something starts it again, such as a container or a watchdog, and stop that first.",
+                    pid=pid,
+                )
+            time.sleep(POLL_S)
+
+    def command(self, argv: Sequence[str], what: str, timeout_s: float) -> None:
+        """Start or stop the live server as the inventory says.
+
+        Raises:
+            RunbookError: the command failed.
+        """
+        with self.progress.during(lambda: what):
+            process.run(list(argv), timeout_s=timeout_s, hint="Check postgresql_control in the inventory.")
+
+    def wait_promoted(self, timeout_s: float) -> None:
+        """Until the server is up and has left recovery.
+
+        Raises:
+            RunbookError: it ended, or took too long.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not self._accepts_writes():
+            if self.pid() is None or time.monotonic() > deadline:
+                raise RunbookError(
+                    f"The server in {self.data} {'ended' if self.pid() is None else 'is not up'} before it accepted "
+                    "writes.", "See its log.",
+                )
+            self.progress.tick(lambda: f"waiting for the server in {self.data} to leave recovery")
+            time.sleep(POLL_S)
+
+    def _accepts_writes(self) -> bool:
+        if self.in_recovery() or self.status() != "ready":
+            return False
+        return self.control_data()["Database cluster state"] == "in production"
+
+    def reload(self) -> None:
+        """Have the server read its configuration again."""
+        pid = self.pid()
+        if pid is not None:
+            os.kill(pid, signal.SIGHUP)
+
+
+def find_programs(data: Path, directory: str | None) -> tuple[Path, str]:
+    """The server programs for a data directory, and its major version.
+
+    Raises:
+        RunbookError: it is no data directory, or there are none.
+    """
+    try:
+        version = (data / "PG_VERSION").read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise RunbookError(
+            f"{data} is no data directory that can be read: {error.strerror}.",
+            "Check data_directory, and run this as the server's user or root.",
+        ) from error
+    places = [directory] if directory else [place.format(major=version) for place in DISTRIBUTIONS]
+    for place in places:
+        if (Path(place) / "pg_ctl").is_file():
+            return Path(place), version
+    raise RunbookError(
+        f"No pg_ctl of PostgreSQL {version} is in {', '.join(places)}.",
+        "Set postgresql_bin_directory in the inventory.",
+    )
+
+
+def read_log(log: Path) -> list[str]:
+    """The last lines of a server's log; none when it wrote none."""
+    try:
+        with log.open("rb") as stream:
+            stream.seek(max(0, stream.seek(0, os.SEEK_END) - LOG_BYTES))
+            return stream.read().decode("utf-8", "replace").splitlines()
+    except FileNotFoundError:
+        return []

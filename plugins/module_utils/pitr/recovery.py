@@ -1,0 +1,459 @@
+# Copyright: the sre.runbooks contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A cluster brought back to a point in time: each state of the way, reached from wherever the position says it is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr import position as at
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr import window
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.beside import Beside
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.exchange import Exchange
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.position import Places, Position
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.survey import (
+    Live,
+    archive_now,
+    disk_problem,
+    problems_of,
+    read_live,
+)
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.target import Target, parse_target
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.workplace import Request, Workplace
+from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.run.files import remove_folder
+from ansible_collections.sre.runbooks.plugins.module_utils.run.moments import utc_text
+from ansible_collections.sre.runbooks.plugins.module_utils.run.plan import Plan
+from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import size
+
+RESTORED, EXCHANGED, DONE, UNDONE = "restored", "exchanged", "done", "undone"
+STATES = (RESTORED, EXCHANGED, DONE, UNDONE)
+# From here on the live cluster is touched.
+UNDER_WAY = (at.EXCHANGING, at.OPENING, at.OPENED, at.UNDOING)
+UNDO = "sre.runbooks.database_pitr_undo"
+
+
+@dataclass
+class Result:
+    """What a call found and did."""
+
+    plan: Plan = field(default_factory=Plan)
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+class Recovery:
+    """Brings one cluster to one of STATES, or says in a plan what it would do.
+
+    Args:
+        request: what and how.
+        progress: where to report.
+        check: change nothing, and take no lock.
+    """
+
+    def __init__(self, request: Request, progress: Progress, *, check: bool) -> None:
+        self.request = request
+        self.progress = progress
+        self.check = check
+        self.work = Workplace(request, progress)
+        self.places, self.repository = self.work.places, self.work.repository
+        self.live, self.beside = self.work.live, self.work.beside
+        self.copy = Beside(self.work)
+        self.exchange = Exchange(self.work, self.copy)
+        self.result = Result()
+
+    def reach(self, state: str) -> Result:
+        """Reach the state; each step is taken from what the position says now.
+
+        Raises:
+            RunbookError: it cannot be reached; the message says what is left.
+        """
+        reach = {RESTORED: self._restore, EXCHANGED: self._exchange, DONE: self._finish, UNDONE: self._undo}[state]
+        if self.check:
+            reach(self.places.read())
+        else:
+            self.places.prepare(self.work.owner or (os.getuid(), os.getgid()))
+            with self.places.alone(self.progress, self.request.lock_wait_s):
+                reach(self.places.read())
+        self.result.values["position"] = describe(self.places)
+        return self.result
+
+    def survey(self) -> dict[str, Any]:
+        """Everything that is known before a target is chosen; changes nothing."""
+        live, segment_size, timeline = self._look()
+        reaches = self._reaches(segment_size, timeline)
+        return {
+            "position": describe(self.places), "timeline": timeline,
+            "sessions": live.facts["sessions"] if live else None,
+            "problems": problems_of(self.live, self.places, live), "notes": live.notes() if live else [],
+            "backups": [_told(one, segment_size) for one in reaches],
+            "window": _window(reaches, live, self.places.data.parent),
+        }
+
+    # -- restored ----------------------------------------------------------------------------------------------------
+
+    def _restore(self, position: Position) -> None:
+        """A recovered cluster stands beside the live one, opened read-only at the target; nobody notices."""
+        if position.state == at.UNDOING:
+            raise RunbookError(
+                "Going back from the last recovery was begun and has not ended.", f"Run the playbook {UNDO} first.",
+            )
+        if position.state in UNDER_WAY:
+            return
+        if not self.request.target:
+            raise RunbookError("No target was given.", "Say up to when: a time with its zone.")
+        target = parse_target(
+            self.request.target_kind, self.request.target, exclusive=self.request.exclusive, backup=self.request.backup
+        )
+        live, segment_size, timeline = self._look()
+        problems = problems_of(self.live, self.places, live)
+        if problems:
+            raise RunbookError(" ".join(problems), "Nothing was changed.", problems=problems)
+        now = datetime.now(UTC)
+        chosen = self._choose(target, segment_size, timeline, live_goes_on=live is not None, now=now)
+        needed, free, problem = disk_problem(chosen.base, self.places.data.parent)
+        same = position.state in (at.RESTORING, at.RESTORED) and (position.target, position.backup) == (
+            target.as_dict(), chosen.base.label
+        )
+        if problem and not (same and self.places.restoring.exists()):
+            raise RunbookError(problem, "Make room there, then run the same command again.", needed=needed, free=free)
+        self.result.values.update(
+            target=target.as_dict(), backup=chosen.base.as_dict(), needed_bytes=needed, free_bytes=free,
+            losses=window.losses(target, None if live else chosen.newest_at, now if live else chosen.newest_at or now),
+            lost_seconds=_lost_seconds(target, now if live else chosen.newest_at),
+            sessions=live.facts["sessions"] if live else None, notes=live.notes() if live else [
+                "The live server does not run: what it had not archived cannot be recovered."
+            ],
+        )
+        if same and position.state == at.RESTORED and self.beside.status() == "ready":
+            self.result.values["reached"] = self.copy.reached(target)
+            return
+        if live:
+            self.result.plan.add(
+                "archive what was written until now", self.request.stanza, before=None, after="archived"
+            )
+        where = str(self.places.restoring)
+        self.result.plan.add(
+            "restore the backup beside the live cluster", where, before=None, after=f"{chosen.base.label}, {target}"
+        )
+        self.result.plan.add(
+            "open it read-only", where, before="stopped", after=f"port {self.request.port}, own socket"
+        )
+        if not self.check:
+            self._fill(position, target, chosen, live, segment_size, timeline, same=same)
+
+    def _fill(
+        self, position: Position, target: Target, chosen: window.Reach, live: Live | None, segment_size: int,
+        timeline: int, *, same: bool,
+    ) -> None:
+        """Restore, replay to the target, prove it."""
+        if live:
+            self.progress.say("archiving what was written until now")
+            archive_now(self.request.login, self.progress, self.request.archive_timeout_s)
+            chosen = self._choose(
+                target, segment_size, timeline, live_goes_on=False, now=datetime.now(UTC), label=chosen.base.label
+            )
+        self.beside.stop(self.request.stop_timeout_s)
+        before = asdict(position) if position.state == at.DONE else position.before
+        if not same:
+            remove_folder(self.places.restoring)
+            position = Position(
+                at.RESTORING, self.request.run, chosen.base.label, target.as_dict(), timeline,
+                chosen.base.system_identifier, self.request.port, before=before,
+            )
+        if position.state != at.RESTORED:
+            self.places.write(position)
+            # Only what pgBackRest itself began to fill can be gone on with.
+            delta = any((self.places.restoring / name).exists() for name in ("backup.manifest", "PG_VERSION"))
+            if not delta:
+                remove_folder(self.places.restoring)
+            self._make_private(self.places.restoring)
+            self.progress.say(f"restoring {chosen.base.label}, {size(chosen.base.bytes)}, beside the live cluster")
+            self.repository.restore(
+                self.places.restoring, self.places.spool, chosen.base, target, timeline,
+                self._ticks(chosen.base.bytes), delta=delta,
+            )
+        self.copy.open(live)
+        self.result.values["reached"] = self.copy.wait_reached(target)
+        self.result.values["databases"] = self.copy.prove(position.system_identifier)
+        self.result.values["notes"] += self.copy.application_notes() + self.copy.password_notes(live)
+        self.places.write(position, state=at.RESTORED, port=self.request.port)
+
+    # -- exchanged ---------------------------------------------------------------------------------------------------
+
+    def _exchange(self, position: Position) -> None:
+        """The restored cluster is live: the only time in which nobody can connect."""
+        position = self._ahead(position, at.RESTORED)
+        if position.state in (at.OPENED, at.DONE):
+            return
+        if position.state not in (at.RESTORED, at.EXCHANGING, at.OPENING):
+            raise RunbookError("No restored cluster stands beside the live one.", "Restore it first.")
+        if not self.request.start or not self.request.stop:
+            raise RunbookError(
+                "Nothing says how the live server is started and stopped.", "Set postgresql_control in the inventory."
+            )
+        data, kept = str(self.places.data), position.kept or str(self.places.aside("retired", "<time>"))
+        for step, target, before, after in (
+            ("stop the live server", data, "running", "stopped"),
+            ("put the live data directory aside", data, "live", kept),
+            ("put the restored cluster in its place", str(self.places.restoring), "beside", data),
+            ("start it, and open a new timeline", data, f"timeline {position.timeline or 'n'}", "a new timeline"),
+        ):
+            self.result.plan.add(step, target, before=before, after=after)
+        if self.check:
+            return
+        started = time.monotonic()
+        try:
+            position = self.exchange.rename(position)
+            if position.state != at.OPENING:
+                position = self.places.write(position, state=at.OPENING)
+            if self.live.pid() is None:
+                self.exchange.command(self.request.start, "starting the restored cluster", self.request.start_timeout_s)
+            self.live.wait_promoted(self.request.start_timeout_s)
+        except BaseException:
+            self.exchange.give_way()
+            raise
+        position = self.places.write(position, state=at.OPENED)
+        self.exchange.configure_as_before(Path(position.kept))
+        self.result.values.update(
+            exchange_seconds=round(time.monotonic() - started, 3), retired=position.kept, until=position.until,
+            timeline=self._timeline(),
+        )
+
+    # -- done --------------------------------------------------------------------------------------------------------
+
+    def _finish(self, position: Position) -> None:
+        """The new timeline has a base backup of its own, which pgBackRest has read back."""
+        position = self._ahead(position, at.OPENED)
+        if position.state == at.DONE:
+            return
+        if position.state != at.OPENED:
+            raise RunbookError(
+                "The restored cluster is not live.", "Run the playbook again: it goes on from there."
+            )
+        self.result.plan.add("make a base backup of the new timeline", self.request.stanza, before=None, after="made")
+        self.result.plan.add("read the repository", self.request.stanza, before="unknown", after="verified")
+        if self.check:
+            return
+        # A call that was killed may have left this to do.
+        self.exchange.configure_as_before(Path(position.kept))
+        timeline, segment_size = self._timeline(), self._segment_size()
+        base = self._newest_base(timeline, segment_size)
+        if base is None:
+            self.progress.say("making a base backup of the new timeline")
+            self.repository.backup(self._quiet_ticks("making a base backup of the new timeline"))
+            base = self._newest_base(timeline, segment_size)
+        if base is None:
+            raise RunbookError(
+                f"pgBackRest made no whole base backup of timeline {timeline}.",
+                "See pgbackrest info and its log, then run the same command again.", timeline=timeline,
+            )
+        found = window.reach(base, self.repository.archive(base.archive, segment_size), timeline, segment_size)
+        self.progress.say("reading the repository")
+        verified = self.repository.verify(self._quiet_ticks("reading the repository"))
+        if found.problem or not verified.proves(base.label):
+            raise RunbookError(
+                f"The base backup {base.label} of timeline {timeline} is not proven: "
+                + (found.problem or f"verify says {verified.backups.get(base.label, ('nothing of it',))[0]}") + ".",
+                "The cluster is live and works; see pgbackrest verify --output=text --verbose, make another base "
+                "backup, then run the same command again.", backup=base.label,
+            )
+        notes = [] if verified.status == "ok" else [
+            f"pgBackRest's verify calls the repository {verified.status or 'nothing'}: older backups or WAL are "
+            "damaged."
+        ]
+        self.places.write(position, state=at.DONE, new_backup=base.label)
+        self.result.values.update(
+            new_backup=base.as_dict(), timeline=timeline, notes=notes, retired=position.kept, until=position.until,
+        )
+
+    def _newest_base(self, timeline: int, segment_size: int) -> window.Base | None:
+        bases = self.repository.bases(segment_size)
+        fitting = [one for one in bases if one.first.timeline == timeline and not one.flawed]
+        return fitting[-1] if fitting else None
+
+    # -- undone ------------------------------------------------------------------------------------------------------
+
+    def _undo(self, position: Position) -> None:
+        """The old cluster is live. What was written to the restored one is lost, which somebody must have agreed to."""
+        if position.state == at.UNTOUCHED:
+            return
+        if position.state in (at.RESTORING, at.RESTORED):
+            self._remove_copy(position)
+            return
+        if position.state in (at.EXCHANGING, at.OPENING) and not self.exchange.promoted(position):
+            self.result.plan.add("start the old cluster again", str(self.places.data), before="stopped", after="live")
+            if not self.check:
+                self.exchange.give_way()
+            self._remove_copy(position if self.check else self.places.read())
+            return
+        if position.state != at.UNDOING and not self.request.losses_agreed and not self.check:
+            raise RunbookError(
+                f"The restored cluster in {self.places.data} accepts writes, which going back would lose.",
+                f"A person must decide that: run the playbook {UNDO}.", state=position.state,
+            )
+        kept = Path(position.kept)
+        if position.state != at.UNDOING and not kept.exists():
+            raise RunbookError(f"The old cluster {kept} is not there any more.", "Nothing was changed.")
+        abandoned = position.abandoned or str(
+            self.places.aside("abandoned", datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"))
+        )
+        for step, target, before, after in (
+            ("stop the restored cluster", str(self.places.data), "running", "stopped"),
+            ("put the restored cluster aside", str(self.places.data), "live", abandoned),
+            ("put the old cluster in its place", str(kept), "kept", str(self.places.data)),
+            ("start it", str(self.places.data), "stopped", "live"),
+        ):
+            self.result.plan.add(step, target, before=before, after=after)
+        if self.check:
+            return
+        started = time.monotonic()
+        position = self.places.write(position, state=at.UNDOING, abandoned=abandoned)
+        if self.places.data.exists() and not Path(abandoned).exists():
+            self.exchange.stop_live()
+            self.exchange.move(self.places.data, Path(abandoned))
+        if kept.exists():
+            self.exchange.move(kept, self.places.data)
+        if self.live.pid() is None:
+            self.exchange.command(self.request.start, "starting the old cluster", self.request.start_timeout_s)
+        self.live.wait_promoted(self.request.start_timeout_s)
+        self.places.clear(position)
+        timeline = self._timeline()
+        self.result.values.update(
+            abandoned=abandoned, exchange_seconds=round(time.monotonic() - started, 3), timeline=timeline, notes=[
+                f"The archive holds a later timeline, which was abandoned: a restore by hand needs "
+                f"--target-timeline={timeline}. This collection gives it always."
+            ],
+        )
+
+    def _remove_copy(self, position: Position) -> None:
+        self.result.plan.add(
+            "remove the restored cluster", str(self.places.restoring), before="beside", after=None, reversible=False
+        )
+        if not self.check:
+            self.beside.stop(self.request.stop_timeout_s)
+            remove_folder(self.places.restoring)
+            self.places.clear(position)
+
+    # -- shared ------------------------------------------------------------------------------------------------------
+
+    def _ahead(self, position: Position, state: str) -> Position:
+        """In check mode the state that the calls before this one would have reached; else what it is."""
+        if not self.check:
+            return position
+        if position.state in UNDER_WAY:
+            return replace(position, state=state) if state == at.OPENED else position
+        request = self.request
+        same = position.state == at.DONE and (not request.target or position.target == parse_target(
+            request.target_kind, request.target, exclusive=request.exclusive, backup=request.backup or position.backup
+        ).as_dict())
+        return position if same else Position(state)
+
+    def _look(self) -> tuple[Live | None, int, int]:
+        """The live server, the size of its WAL segments and its timeline."""
+        live = read_live(self.request.login, self.live)
+        return live, self._segment_size(), self._timeline()
+
+    def _timeline(self) -> int:
+        """The live cluster's; after a promotion the first checkpoint has not always come, so the WAL is asked too."""
+        control = int(self.live.control_data()["Latest checkpoint's TimeLineID"])
+        names = (path.name for path in (self.places.data / "pg_wal").glob("*.history"))
+        return max([control, *(int(name[:8], 16) for name in names)])
+
+    def _segment_size(self) -> int:
+        return int(self.live.control_data()["Bytes per WAL segment"])
+
+    def _reaches(self, segment_size: int, timeline: int) -> list[window.Reach]:
+        """What each backup of this very cluster leads to.
+
+        Raises:
+            RunbookError: the repository is another cluster's.
+        """
+        own = self.live.control_data()["Database system identifier"]
+        bases = self.repository.bases(segment_size)
+        fitting = [one for one in bases if one.system_identifier == own and one.version == self.work.major]
+        if bases and not fitting:
+            other = bases[-1]
+            raise RunbookError(
+                f"The stanza {self.request.stanza!r} holds the cluster {other.system_identifier} of version "
+                f"{other.version}, and {self.places.data} is {own} of version {self.work.major}.",
+                "Mend the stanza or the data directory in the inventory.",
+            )
+        archives = {name: self.repository.archive(name, segment_size) for name in {one.archive for one in fitting}}
+        return [window.reach(one, archives[one.archive], timeline, segment_size) for one in fitting]
+
+    def _choose(
+        self, target: Target, segment_size: int, timeline: int, *, live_goes_on: bool, now: datetime,
+        label: str | None = None,
+    ) -> window.Reach:
+        chosen = window.choose(self._reaches(segment_size, timeline), target, label or self.request.backup or None)
+        window.require_reached(chosen, target, live_goes_on=live_goes_on, now=now)
+        return chosen
+
+    def _make_private(self, folder: Path) -> None:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if self.work.owner:
+            os.chown(folder, *self.work.owner)
+
+    def _ticks(self, total: int) -> Callable[[], None]:
+        def describe() -> str:
+            done = sum(
+                entry.stat().st_blocks * 512 for entry in self.places.restoring.rglob("*") if entry.is_file()
+            )
+            return f"restoring: {size(done)} of {size(total)}"
+
+        return lambda: self.progress.tick(lambda: _patient(describe))
+
+    def _quiet_ticks(self, what: str) -> Callable[[], None]:
+        return lambda: self.progress.tick(lambda: what)
+
+
+def describe(places: Places) -> dict[str, Any]:
+    """Where a recovery stands, and what is kept beside, for the module."""
+    position = places.read()
+    beside, name = places.data.parent, places.data.name
+    aside = [path for word in ("retired", "abandoned") for path in beside.glob(f"{name}.{word}-*")]
+    return {
+        **{name: value for name, value in asdict(position).items() if name != "before"},
+        "kept_folders": sorted(str(path) for path in aside),
+    }
+
+
+def _patient(describe: Callable[[], str]) -> str:
+    """A line of progress, also while files come and go."""
+    with contextlib.suppress(OSError):
+        return describe()
+    return "restoring"
+
+
+def _lost_seconds(target: Target, until: datetime | None) -> float | None:
+    if target.moment is None or until is None:
+        return None
+    return round(max(0.0, (until - target.moment).total_seconds()), 3)
+
+
+def _told(one: window.Reach, segment_size: int) -> dict[str, Any]:
+    return {
+        **one.base.as_dict(), "problem": one.problem, "gaps": list(one.gaps),
+        "newest_wal": one.newest.name(segment_size) if one.newest else None,
+        "newest_wal_at": utc_text(one.newest_at) if one.newest_at else None,
+    }
+
+
+def _window(reaches: list[window.Reach], live: Live | None, beside: Path) -> dict[str, Any]:
+    usable = [one for one in reaches if not one.problem and not one.base.flawed]
+    ends = [one.newest_at for one in usable if one.newest_at]
+    return {
+        "from": utc_text(usable[0].base.ended_at + window.SECOND) if usable else None,
+        "until": utc_text(max(ends)) if ends else None,
+        "archives": live.archives if live else False,
+        "free_bytes": shutil.disk_usage(beside).free,
+    }

@@ -1,0 +1,185 @@
+# Copyright: the sre.runbooks contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What must be known of a live server before its cluster is recovered, and what its users must be told."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.cluster import FIRST_PROCESS, Cluster
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.position import Places
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.window import Base
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import (
+    Login,
+    connect,
+    server_errors,
+)
+from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import counted, size
+
+if TYPE_CHECKING:
+    import psycopg
+
+# sun_path of Linux, with its final zero.
+SOCKET_PATH_BYTES = 107
+# Recovery keeps some WAL, and a checkpoint writes.
+HEADROOM = 1.1
+POLL_S = 0.1
+SEGMENT_NAME = re.compile(r"[0-9A-F]{24}")
+FACTS = """
+SELECT system_identifier::text AS system_identifier, pg_is_in_recovery() AS standby,
+  current_setting('data_directory') AS data_directory, current_setting('config_file') AS config_file,
+  current_setting('archive_mode') AS archive_mode,
+  current_setting('shared_preload_libraries') AS libraries,
+  (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()) AS sessions,
+  (SELECT count(*) FROM pg_prepared_xacts) AS prepared,
+  (SELECT array_agg(slot_name::text ORDER BY 1) FROM pg_replication_slots) AS slots,
+  (SELECT count(*) FROM pg_stat_replication) AS standbys,
+  (SELECT array_agg(subname::text ORDER BY 1) FROM pg_subscription WHERE subenabled) AS subscriptions,
+  (SELECT array_agg(spcname::text ORDER BY 1) FROM pg_tablespace WHERE pg_tablespace_location(oid) <> '') AS tablespaces
+FROM pg_control_system()
+"""
+ARCHIVER = "SELECT last_archived_wal, last_failed_wal, failed_count FROM pg_stat_archiver"
+PASSWORDS = "SELECT rolname, rolpassword FROM pg_authid WHERE rolcanlogin AND rolpassword IS NOT NULL"
+
+
+@dataclass(frozen=True)
+class Live:
+    """What a live server says of itself; see FACTS."""
+
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def archives(self) -> bool:
+        """Whether what it writes comes into the archive."""
+        return self.facts.get("archive_mode") in ("on", "always")
+
+    def notes(self) -> list[str]:
+        """What an operator must know and do afterwards."""
+        found = []
+        if self.facts["prepared"]:
+            found.append(f"{counted(self.facts['prepared'], 'prepared transaction')} will be as at the target.")
+        if self.facts["slots"]:
+            found.append(f"Replication slots do not come back: {', '.join(self.facts['slots'])}. Make them anew.")
+        if self.facts["standbys"]:
+            found.append(
+                f"{counted(self.facts['standbys'], 'receiver')} of the WAL cannot follow: standbys must be made anew."
+            )
+        if self.facts["subscriptions"]:
+            found.append(
+                f"What the subscriptions {', '.join(self.facts['subscriptions'])} delivered after the target is not "
+                "sent again: refresh them from their publishers afterwards."
+            )
+        return found
+
+
+def read_live(login: Login, cluster: Cluster) -> Live | None:
+    """The live server's own words; None when none runs in the data directory.
+
+    Raises:
+        RunbookError: one runs there and cannot be asked, or the login leads to another one.
+    """
+    if cluster.pid() is None:
+        return None
+    hint = "The user must be a superuser; check the inventory."
+    with connect(login, "pitr") as connection, server_errors(login, hint):
+        facts = connection.execute(FACTS).fetchone()
+    if not os.path.samefile(facts["data_directory"], cluster.data):
+        raise RunbookError(
+            f"The server as {login.place} has its data in {facts['data_directory']}, not in {cluster.data}.",
+            "Mend data_directory or the login in the inventory.", data_directory=facts["data_directory"],
+        )
+    return Live(facts)
+
+
+def problems_of(cluster: Cluster, places: Places, live: Live | None) -> list[str]:
+    """Everything for which a recovery is refused before anything is touched, each a sentence."""
+    found = []
+    data = cluster.data
+    if data.is_symlink():
+        found.append(f"{data} is a link; give the folder that it leads to.")
+    if os.path.ismount(data):
+        found.append(f"{data} is a mount point, which cannot be renamed.")
+    if cluster.pid() == FIRST_PROCESS:
+        found.append("The server is its container's first process: stopping it ends the container, and this with it.")
+    if (data / "pg_wal").is_symlink():
+        found.append(f"{data / 'pg_wal'} is a link, and two clusters must not share what it leads to.")
+    owner = data.stat().st_uid
+    if os.geteuid() not in (0, owner):
+        found.append(f"{data} belongs to user {owner}, and this runs as {os.geteuid()}: become that user, or root.")
+    elif owner == 0:
+        found.append(f"{data} belongs to root, as whom PostgreSQL refuses to run.")
+    elif not os.access(data.parent, os.W_OK):
+        found.append(f"{data.parent} cannot be written, and the restored cluster must stand beside the live one.")
+    if len(os.fsencode(places.socket / ".s.PGSQL.65535")) > SOCKET_PATH_BYTES:
+        found.append(f"The path {places.socket} is too long for a socket.")
+    if live:
+        if live.facts["standby"]:
+            found.append("The server is a standby: recover its primary.")
+        if live.facts["tablespaces"]:
+            found.append(
+                f"Tablespaces are not served yet, and there are {', '.join(live.facts['tablespaces'])}: two clusters "
+                "must not share their folders."
+            )
+        if not live.archives:
+            found.append("The server does not archive: archive_mode is off.")
+    elif any((data / "pg_tblspc").iterdir()):
+        found.append("Tablespaces are not served yet, and pg_tblspc is not empty.")
+    return found
+
+
+def disk_problem(base: Base, beside: Path) -> tuple[int, int, str]:
+    """Needed and free bytes where the restored cluster will stand, and a sentence when they do not suffice."""
+    needed, free = int(base.bytes * HEADROOM), shutil.disk_usage(beside).free
+    if free >= needed:
+        return needed, free, ""
+    return needed, free, f"{beside} has {size(free)} free, and the restored cluster needs {size(needed)}."
+
+
+def archive_now(login: Login, progress: Progress, timeout_s: float) -> str:
+    """Have everything that was written until now in the archive, and return the segment that holds its end.
+
+    A commit stands at its end: PostgreSQL stops at a time only when it sees a commit after it.
+
+    Raises:
+        RunbookError: it does not come into the archive in time.
+    """
+    with connect(login, "pitr") as connection, server_errors(login, "Mend that, then run the same command again."):
+        connection.execute("SELECT pg_current_xact_id()")
+        segment = connection.execute("SELECT pg_walfile_name(pg_switch_wal()) AS name").fetchone()["name"]
+        failed = connection.execute(ARCHIVER).fetchone()["failed_count"]
+        deadline = time.monotonic() + timeout_s
+        while not _has_archived(connection, segment):
+            row = connection.execute(ARCHIVER).fetchone()
+            # PostgreSQL itself tries three times in a row, a second apart.
+            if time.monotonic() > deadline or row["failed_count"] > failed + 2:
+                raise RunbookError(
+                    f"The WAL segment {segment} does not come into the archive"
+                    + (f": {row['last_failed_wal']} fails." if row["failed_count"] > failed
+                       else f" in {timeout_s:.0f} s."),
+                    "What the live server wrote last cannot be recovered without it. See the server's log on "
+                    "archive_command, mend it, then run the same command again.", segment=segment,
+                )
+            progress.tick(lambda: f"waiting for {segment} to be archived")
+            time.sleep(POLL_S)
+    return segment
+
+
+def _has_archived(connection: psycopg.Connection[dict[str, Any]], segment: str) -> bool:
+    last = connection.execute(ARCHIVER).fetchone()["last_archived_wal"] or ""
+    return bool(SEGMENT_NAME.fullmatch(last)) and last >= segment
+
+
+def read_passwords(login: Login) -> dict[str, str] | None:
+    """The verifiers of all roles that log in; None when we may not see them. They never leave this process."""
+    with contextlib.suppress(RunbookError), connect(login, "pitr") as connection, server_errors(login, ""):
+        return {row["rolname"]: row["rolpassword"] for row in connection.execute(PASSWORDS)}
+    return None

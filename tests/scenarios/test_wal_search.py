@@ -1,0 +1,107 @@
+# Copyright: the sre.runbooks contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The search for a lost table as an operator starts it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import connect
+
+from lab import REPOSITORY, machine
+from lab.postgresql import PostgresServer
+
+SECRET = "the-monitor's-secret"
+Play = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def shop(server_place: Path) -> Iterator[PostgresServer]:
+    """A server with an archive in a folder, on which a table was dropped."""
+    archive = server_place / "wal-scenario" / "archive"
+    server = PostgresServer(archive.parent, settings={
+        "fsync": "off", "shared_buffers": "16MB", "archive_mode": "on", "archive_command": f"cp %p {archive}/%f",
+    })
+    machine.make_folder(server.folder, None, 0o711)
+    machine.make_folder(archive, machine.unprivileged_user())
+    with server:
+        with connect(server.login, "tests") as connection:
+            connection.execute(f"CREATE ROLE monitor LOGIN PASSWORD '{SECRET.replace(chr(39), chr(39) * 2)}'")
+            connection.execute("CREATE DATABASE shop")
+        with connect(server.login.at("shop"), "tests") as connection:
+            for statement in ("CREATE TABLE order_lines (id int)", "CREATE TABLE kept (id int)",
+                              "DROP TABLE order_lines", "CREATE TABLE behind (id int)"):
+                connection.execute(statement.encode())
+            name = connection.execute("SELECT pg_walfile_name(pg_current_wal_lsn()) AS name").fetchone()["name"]
+            connection.execute("SELECT pg_switch_wal()")
+        assert machine.wait_for(lambda: (archive / name).exists(), 20)
+        yield server
+
+
+@pytest.fixture
+def play(shop: PostgresServer, tmp_path: Path) -> Play:
+    """Start the playbook; SECRET stands in nothing that it prints."""
+    local = {"ansible_connection": "local", "ansible_python_interpreter": "{{ ansible_playbook_python }}"}
+    (tmp_path / "monitor").write_text(SECRET)
+    password = f"{{{{ lookup('ansible.builtin.file', '{tmp_path / 'monitor'}') }}}}"
+    inventory: dict[str, Any] = {"all": {
+        "vars": {**local, "system": "tests", "run_directory": str(tmp_path / "runs")},
+        "children": {
+            "servers": {"hosts": {"vps": {}}},
+            "databases": {"hosts": {"shop-db": {
+                "server": "vps", "database_host": "127.0.0.1", "database_port": shop.port, "database_name": "shop",
+                "database_monitor": {"user": "monitor", "password": password}, "database_sslmode": "disable",
+                "wal_search_directory": str(shop.folder / "archive"),
+                "postgresql_bin_directory": str(shop.bin_directory),
+            }}},
+        },
+    }}
+    (tmp_path / "inventory.yml").write_text(yaml.safe_dump(inventory))
+
+    def start(*arguments: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [str(Path(sys.executable).parent / "ansible-playbook"), "playbooks/wal_search.yml", "-i",
+             str(tmp_path / "inventory.yml"), "-e", "target=shop-db", *arguments],
+            cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=120, stdin=subprocess.DEVNULL,
+            env={**os.environ, "ANSIBLE_NOCOLOR": "1", "LC_ALL": "C.UTF-8"},
+        )
+        assert SECRET not in done.stdout + done.stderr
+        return done
+
+    return start
+
+
+def report_of(folder: Path) -> dict[str, Any]:
+    return json.loads(next((folder / "runs").glob("*/report.json")).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("more", [(), ("--check",), ("-e", "wal_search_live=false"), ("-vvv",)])
+def test_the_operator_is_told_when_a_table_was_lost_and_where_to_go_back_to(
+    play: Play, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    """A86 ⚠: the time, the transaction and the target just before it."""
+    done = play("-e", "wal_search_table=order_lines", *more)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "public.order_lines was dropped at " in done.stdout
+    assert "-e database_pitr_target=20" in done.stdout
+    assert '"exclusive": true' in done.stdout
+    if "--check" not in more:
+        assert report_of(tmp_path)["outcome"] == "done"
+
+
+@pytest.mark.parametrize(("table", "code", "words"), [
+    ("kept", 0, "No drop, truncation or large deletion of kept was found"),
+    ("never_was", 2, "check the name"),
+])
+def test_nothing_found_is_only_a_success_where_it_is_proven(play: Play, table: str, code: int, words: str) -> None:
+    done = play("-e", f"wal_search_table={table}")
+    assert done.returncode == code, done.stdout + done.stderr
+    assert words in " ".join(done.stdout.split())

@@ -1,0 +1,236 @@
+# Copyright: the sre.runbooks contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What a recovery decides before anything is touched: targets, windows, the chain of WAL, and what verify says."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr import position as at
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.position import Places, Position
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.repository import read_verify
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.target import Target, parse_target
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.window import (
+    Archive,
+    Base,
+    Segment,
+    choose,
+    losses,
+    reach,
+    read_history,
+    read_info,
+    read_listing,
+    require_reached,
+)
+from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from hypothesis import given
+from hypothesis import strategies as st
+
+SIZE = 16 * 1024 * 1024
+BEGIN = datetime(2026, 11, 21, 10, 0, tzinfo=UTC)
+
+
+def minute(number: float) -> datetime:
+    return BEGIN + timedelta(minutes=number)
+
+
+def at_time(moment: datetime) -> Target:
+    return parse_target("time", moment.isoformat(), exclusive=False, backup=None)
+
+
+def base(label: str, ended: float, first: int = 2, timeline: int = 1, **more: object) -> Base:
+    values = {
+        "label": label, "kind": "full", "started_at": minute(ended - 1), "ended_at": minute(ended),
+        "first": Segment(timeline, first), "last": Segment(timeline, first + 1), "end_lsn": (first + 1) * SIZE + 80,
+        "bytes": 1000, "version": "15", "system_identifier": "7", "archive": "15-1", "flawed": False,
+    }
+    return Base(**{**values, **more})
+
+
+def archive(*numbers: int, timeline: int = 1, parents: dict | None = None) -> Archive:
+    return Archive({Segment(timeline, one): minute(one) for one in numbers}, parents or {})
+
+
+@pytest.mark.parametrize(("kind", "text", "backup", "value"), [
+    ("time", "2026-11-21T11:00:00+01:00", None, "2026-11-21 10:00:00.000000+00"),
+    ("time", "2026-11-21 10:00:00.5Z", None, "2026-11-21 10:00:00.500000+00"),
+    ("lsn", "0/3a000050", "b", "0/3A000050"),
+    ("transaction", "0745", "b", "745"),
+    ("name", "before the release", "b", "before the release"),
+])
+def test_a_target_is_given_to_postgresql_in_one_form(kind: str, text: str, backup: str | None, value: str) -> None:
+    """A86 ⚠"""
+    assert parse_target(kind, text, exclusive=False, backup=backup).value == value
+
+
+@pytest.mark.parametrize(("kind", "text", "exclusive", "backup", "told"), [
+    ("time", "2026-11-21T10:00:00", False, None, "has no zone"),
+    ("time", "yesterday", False, None, "is no time"),
+    ("time", "0001-01-01T00:00:00+14:00", False, None, "a calendar has"),
+    ("lsn", "0/3000050", False, None, "explicit backup"),
+    ("name", "x", False, None, "explicit backup"),
+    ("transaction", "745", False, None, "explicit backup"),
+    ("lsn", "3000050", False, "b", "is no LSN"),
+    ("transaction", "2", False, "b", "is no transaction"),
+    ("name", "", False, "b", "restore point"),
+    ("name", "x" * 64, False, "b", "restore point"),
+    ("name", "x", True, "b", "always includes"),
+])
+def test_a_target_that_does_not_say_enough_is_refused(
+    kind: str, text: str, exclusive: bool, backup: str | None, told: str
+) -> None:
+    """A86 ⚠: no time zone."""
+    with pytest.raises(RunbookError, match=told):
+        parse_target(kind, text, exclusive=exclusive, backup=backup)
+
+
+@given(st.sampled_from(["time", "lsn", "name", "transaction"]), st.text())
+def test_any_text_is_a_target_or_one_sentence(kind: str, text: str) -> None:
+    told, found = "", None
+    try:
+        found = parse_target(kind, text, exclusive=False, backup="b")
+    except RunbookError as error:
+        told = error.hint
+    assert told or (found and found.options()[0].startswith("--type="))
+    assert found is None or found.kind != "time" or found.moment.tzinfo is not None
+
+
+@given(st.integers(1, 2**31), st.integers(0, 2**40), st.sampled_from([2**20, SIZE, 2**30]))
+def test_a_segment_is_read_as_it_is_written(timeline: int, number: int, size: int) -> None:
+    one = Segment(timeline, number % ((1 << 64) // size))
+    assert Segment.parse(one.name(size), size) == one
+
+
+def test_the_newest_backup_that_ended_before_the_target_is_chosen() -> None:
+    """A86 ⚠: a target before the backup's end, which pgBackRest answers with another backup."""
+    everything = archive(*range(1, 40))
+    reaches = [reach(one, everything, 1, SIZE) for one in (base("a", 5), base("b", 10, 8), base("c", 20, 18))]
+    assert choose(reaches, at_time(minute(15)), None).base.label == "b"
+    with pytest.raises(RunbookError, match="after the target"):
+        choose(reaches, at_time(minute(15)), "c")
+    with pytest.raises(RunbookError, match="No backup ended before"):
+        choose(reaches, at_time(minute(5)), None)
+    with pytest.raises(RunbookError, match="There are: a, b, c"):
+        choose(reaches, at_time(minute(15)), "d")
+
+
+def test_a_gap_in_the_wal_ends_what_can_be_reached() -> None:
+    """A86 ⚠: the WAL chain was never looked at; verify calls a repository with a missing segment ok."""
+    found = reach(base("a", 4), archive(2, 3, 4, 6, 7), 1, SIZE)
+    assert found.gaps == (Segment(1, 5).name(SIZE),)
+    assert found.newest == Segment(1, 4)
+    require_reached(found, at_time(minute(4)), live_goes_on=True, now=minute(60))
+    with pytest.raises(RunbookError, match=f"{Segment(1, 5).name(SIZE)} is missing"):
+        require_reached(found, at_time(minute(6)), live_goes_on=True, now=minute(60))
+
+
+def test_a_backup_without_its_own_wal_leads_nowhere() -> None:
+    """A86 ⚠"""
+    found = reach(base("a", 4), archive(2, 4, 5), 1, SIZE)
+    assert "is not in the archive" in found.problem
+    with pytest.raises(RunbookError, match="No backup leads to"):
+        choose([found], at_time(minute(5)), None)
+
+
+def test_a_timeline_is_followed_from_where_its_parent_was_left() -> None:
+    """A86 ⚠: a recovery that was undone leaves a later timeline in the archive, which nobody may follow."""
+    left = 6 * SIZE + 100
+    parents = {2: [(1, left)]}
+    both = Archive(
+        {Segment(1, one): minute(one) for one in range(1, 12)} | {Segment(2, one): minute(one) for one in range(6, 9)},
+        parents,
+    )
+    assert reach(base("a", 4), both, 1, SIZE).newest == Segment(1, 11)
+    assert reach(base("a", 4), both, 2, SIZE).newest == Segment(2, 8)
+    assert "was left before" in reach(base("b", 9, 8), both, 2, SIZE).problem
+    assert "no history leads" in reach(base("c", 9, 7, timeline=2), both, 1, SIZE).problem
+    assert read_history("1\t0/6000064\tno recovery target specified\n\n") == [(1, left)]
+
+
+def test_time_after_the_newest_wal_says_how_much_less_would_come() -> None:
+    """A86 ⚠: you will get data up to …, losing … of writes."""
+    found = reach(base("a", 4), archive(2, 3, 4), 1, SIZE)
+    with pytest.raises(RunbookError, match=r"up to 2026-11-21T10:04:00\.000Z at most, losing 6 minutes"):
+        require_reached(found, at_time(minute(10)), live_goes_on=False, now=minute(60))
+    require_reached(found, at_time(minute(10)), live_goes_on=True, now=minute(60))
+    with pytest.raises(RunbookError, match="in the future"):
+        require_reached(found, at_time(minute(61)), live_goes_on=True, now=minute(60))
+    assert losses(at_time(minute(10)), None, minute(40)).endswith("losing 30 minutes of writes")
+
+
+@given(st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+        st.sampled_from(["name", "status", "code", "backup", "db", "archive", "type", "size", "time"]), inner,
+        max_size=4,
+    ), max_leaves=12,
+))
+def test_json_of_another_form_is_one_sentence(content: object) -> None:
+    for reader in (lambda: read_info(content, "s", SIZE), lambda: read_listing(content, SIZE)):
+        told, found = "", None
+        try:
+            found = reader()
+        except RunbookError as error:
+            told = error.hint
+        assert told or found is not None
+
+
+def test_info_and_listing_are_read_as_pgbackrest_writes_them() -> None:
+    info = json.loads("""[{"archive":[{"database":{"id":1,"repo-key":1},"id":"15-1","max":"000000010000000000000003",
+     "min":"000000010000000000000001"}],"backup":[{"archive":{"start":"000000010000000000000002",
+     "stop":"000000010000000000000003"},"database":{"id":1,"repo-key":1},"error":false,
+     "info":{"delta":23209563,"size":23209563},"label":"20261121-184618F","lsn":{"start":"0/2000028","stop":"0/3000050"},
+     "timestamp":{"start":1795286778,"stop":1795286780},"type":"full"}],
+     "db":[{"id":1,"repo-key":1,"system-id":7710697988691996410,"version":"15"}],"name":"lab",
+     "status":{"code":0,"message":"ok"}}]""")
+    found = read_info(info, "lab", SIZE)[0]
+    assert (found.label, found.first, found.last.number, found.system_identifier) == (
+        "20261121-184618F", Segment(1, 2), 3, "7710697988691996410"
+    )
+    name = "0000000100000000/000000010000000000000002-3b0ddb784984ac29b8de9cad40db5492fd53fdfe.gz"
+    listing = {".": {"type": "path"}, name: {"type": "file", "size": 7, "time": 1795286778},
+               name.replace("02-", "03-"): {"type": "file", "size": 0, "time": 1795286778},
+               "0000000100000000/000000010000000000000002.00000028.backup": {"type": "file", "size": 3, "time": 1},
+               "00000002.history": {"type": "file", "size": 30, "time": 1795286778}}
+    segments, histories = read_listing(listing, SIZE)
+    assert list(segments) == [Segment(1, 2)], "an empty file is no segment"
+    assert histories == ["00000002.history"]
+
+
+@pytest.mark.parametrize(("text", "proven"), [
+    ("stanza: lab\nstatus: ok\n  archiveId: 15-1, total WAL checked: 3, total valid WAL: 3\n"
+     "  backup: B, status: valid, total files checked: 965, total valid files: 965\n", True),
+    ("stanza: lab\nstatus: error\n"
+     "  backup: B, status: invalid, total files checked: 965, total valid files: 964\n    checksum invalid: 1\n",
+     False),
+    ("  backup: B, status: valid, total files checked: 965, total valid files: 964\n", False),
+    ("  backup: B, status: valid, total files checked: 0, total valid files: 0\n", False),
+    ("stanza: lab\nstatus: ok\n", False),
+    ("", False),
+])
+def test_only_what_verify_says_of_a_backup_proves_it(text: str, proven: bool) -> None:
+    """A86 ⚠: pgBackRest's verify ends with exit code 0 whatever it found."""
+    assert read_verify(text).proves("B") is proven
+
+
+def test_a_position_is_kept_whole_private_and_read_back(tmp_path: Path) -> None:
+    """A86 ⚠: killed anywhere, the next run knows where it stands."""
+    data = tmp_path / "main"
+    data.mkdir()
+    places = Places(data)
+    places.prepare((data.stat().st_uid, data.stat().st_gid))
+    assert places.read() == Position()
+    first = places.write(Position(at.DONE, "r1", kept="/x"))
+    assert places.read() == first
+    assert places.file.stat().st_mode & 0o777 == 0o600
+    assert places.control.stat().st_mode & 0o777 == 0o700
+    second = places.write(Position(at.RESTORING, "r2", before=first.__dict__))
+    assert places.clear(second) == first
+    assert places.clear(first) == Position()
+    for text in ("{", "[]", '{"format": 2, "state": "done"}', '{"format": 1, "state": "done", "more": 1}'):
+        places.file.write_text(text, encoding="utf-8")
+        with pytest.raises(RunbookError, match="of no form"):
+            places.read()
