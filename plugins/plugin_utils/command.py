@@ -36,7 +36,9 @@ SWITCHES = {
 # Where a run looks for what an earlier one left, and whom it stops: without them the next command is another one.
 KEPT = ("run_directory", "run_lock_directory", "run_lock_host", "consumers")
 # The playbooks' own words beside target, expect and approve: what somebody gave for this target, and never a secret.
-WORDS = ("backup", "before", "retired", "drop", "remove", "to", "to_name", "to_server", "tables", "schema")
+WORDS = (
+    "backup", "before", "retired", "drop", "remove", "to", "kind", "exclusive", "to_name", "to_server", "tables", "schema",
+)
 # What every playbook understands; an answer and a number are given anew each time.
 COMMON = ("target", "expect", "approve")
 # How like one of these another name is that was meant for it: backup_id is, backup_store is not.
