@@ -118,7 +118,7 @@ class Recovery:
         if problems:
             raise RunbookError(" ".join(problems), "Nothing was changed.", problems=problems)
         now = datetime.now(UTC)
-        chosen = self._choose(target, segment_size, timeline, live_goes_on=live is not None, now=now)
+        chosen = self._choose(target, segment_size, timeline, live=live, now=now)
         needed, free, problem = disk_problem(chosen.base, self.places.data.parent)
         same = position.state in (at.RESTORING, at.RESTORED) and (position.target, position.backup) == (
             target.as_dict(), chosen.base.label
@@ -129,12 +129,15 @@ class Recovery:
             target=target.as_dict(), backup=chosen.base.as_dict(), needed_bytes=needed, free_bytes=free,
             losses=window.losses(target, None if live else chosen.newest_at, now if live else chosen.newest_at or now),
             lost_seconds=_lost_seconds(target, now if live else chosen.newest_at),
-            sessions=live.facts["sessions"] if live else None, notes=live.notes() if live else [
+            sessions=live.facts["sessions"] if live else None, notes=(live.notes() if live else [
                 "The live server does not run: what it had not archived cannot be recovered."
-            ],
+            ]) + ([
+                f"The WAL segment {chosen.gaps[0]} is missing in the archive: a {target.kind} after it is not reached."
+            ] if chosen.gaps else []),
         )
         if same and position.state == at.RESTORED and self.beside.status() == "ready":
             self.result.values["reached"] = self.copy.reached(target)
+            self.result.values["databases"] = self.copy.prove(position.system_identifier)
             return
         if live:
             self.result.plan.add(
@@ -158,9 +161,7 @@ class Recovery:
         if live:
             self.progress.say("archiving what was written until now")
             archive_now(self.request.login, self.progress, self.request.archive_timeout_s)
-            chosen = self._choose(
-                target, segment_size, timeline, live_goes_on=False, now=datetime.now(UTC), label=chosen.base.label
-            )
+            chosen = self._choose(target, segment_size, timeline, now=datetime.now(UTC), label=chosen.base.label)
         self.beside.stop(self.request.stop_timeout_s)
         before = asdict(position) if position.state == at.DONE else position.before
         if not same:
@@ -391,11 +392,14 @@ class Recovery:
         return [window.reach(one, archives[one.archive], timeline, segment_size) for one in fitting]
 
     def _choose(
-        self, target: Target, segment_size: int, timeline: int, *, live_goes_on: bool, now: datetime,
+        self, target: Target, segment_size: int, timeline: int, *, now: datetime, live: Live | None = None,
         label: str | None = None,
     ) -> window.Reach:
+        """A backup that leads to the target: over what is archived, and over what a live server will have archived."""
         chosen = window.choose(self._reaches(segment_size, timeline), target, label or self.request.backup or None)
-        window.require_reached(chosen, target, live_goes_on=live_goes_on, now=now)
+        window.require_reached(
+            chosen, target, live_goes_on=live is not None, now=now, lsn=live.facts["lsn"] if live else None
+        )
         return chosen
 
     def _make_private(self, folder: Path) -> None:

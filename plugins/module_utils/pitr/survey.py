@@ -38,6 +38,7 @@ FACTS = """
 SELECT system_identifier::text AS system_identifier, pg_is_in_recovery() AS standby,
   current_setting('data_directory') AS data_directory, current_setting('config_file') AS config_file,
   current_setting('archive_mode') AS archive_mode,
+  CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_insert_lsn()::text END AS lsn,
   current_setting('shared_preload_libraries') AS libraries,
   (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()) AS sessions,
   (SELECT count(*) FROM pg_prepared_xacts) AS prepared,
@@ -153,9 +154,9 @@ def archive_now(login: Login, progress: Progress, timeout_s: float) -> str:
         RunbookError: it does not come into the archive in time.
     """
     with connect(login, "pitr") as connection, server_errors(login, "Mend that, then run the same command again."):
+        failed = connection.execute(ARCHIVER).fetchone()["failed_count"]
         connection.execute("SELECT pg_current_xact_id()")
         segment = connection.execute("SELECT pg_walfile_name(pg_switch_wal()) AS name").fetchone()["name"]
-        failed = connection.execute(ARCHIVER).fetchone()["failed_count"]
         deadline = time.monotonic() + timeout_s
         while not _has_archived(connection, segment):
             row = connection.execute(ARCHIVER).fetchone()
