@@ -4,7 +4,7 @@
 
 | fixture | scope | what |
 |---|---|---|
-| `cluster` | module | an `Archived`: a server with an archive and one base backup; on a small disk of its own for root |
+| `cluster` | module | an `Archived`: a server with an archive and one base backup; for root, on a small disk |
 | `archived` | function | the same, with an accident of this test's own; afterwards it is as it was before |
 """
 

