@@ -32,7 +32,10 @@ HBA = "# Nobody but the server's user can enter the folder of the socket.\nlocal
 # Libraries that do scheduled work.
 SCHEDULERS = ("pg_cron", "pg_partman_bgw", "pg_timetable")
 PAUSED = "pausing at the end of recovery"
+TOO_SMALL = "hot standby is not possible because of insufficient parameter settings"
 STOPPING = re.compile(r"recovery stopping (.+)$")
+# Of pgBackRest, which fetches the WAL, and of settings that are too small.
+TROUBLE = re.compile(r"(?:P\d\d +ERROR: \[\d+\]:|DETAIL:  (?=max_))\s*(.+)$")
 FATAL = re.compile(r"(?:FATAL|PANIC):\s+(.+)$")
 STANDING = """
 SELECT pg_is_in_recovery() AS recovering, pg_get_wal_replay_pause_state() AS pause,
@@ -71,6 +74,7 @@ class Beside:
             # Beside a live one, in its memory.
             "shared_buffers": "64MB", "huge_pages": "off", "ssl": "off", "lc_messages": "C", "logging_collector": "off",
             "log_destination": "stderr", "log_min_messages": "warning", "cluster_name": "pitr",
+            **self._limits(),
         }
         if live:
             settings["shared_preload_libraries"] = ",".join(
@@ -78,6 +82,11 @@ class Beside:
             )
         self.progress.say("replaying the WAL up to the target")
         self.work.beside.start_beside(settings, self.places.log)
+
+    def _limits(self) -> dict[str, str]:
+        """Somebody may have raised them since the backup: a replay with less waits at that place for ever."""
+        now, then = self.work.live.limits(), self.work.beside.limits()
+        return {name: str(max(then[name], now.get(name, 0))) for name in then}
 
     def _configuration(self, live: Live | None) -> dict[str, str]:
         """Where the server's configuration is, when a distribution has it outside the data directory."""
@@ -103,11 +112,17 @@ class Beside:
             lines = read_log(self.places.log)
             if any(PAUSED in line for line in lines) and self.work.beside.status() == "ready":
                 return self.reached(target)
+            if stuck := next((line for line in lines if TOO_SMALL in line), None):
+                self.work.beside.stop(self.request.stop_timeout_s)
+                raise RunbookError(
+                    f"The replay does not go on to {target}: {_told(lines)}.",
+                    f"Between the backup and the target the live server had larger values than it has now. Set those "
+                    f"in {self.places.data}/postgresql.conf, restart it, then run the same command again.", log=stuck,
+                )
             # It writes its pid before anything else, but not at once.
             if self.work.beside.pid() is None and time.monotonic() > started + STARTS_S:
-                told = [match[1] for line in lines if (match := FATAL.search(line))]
                 raise RunbookError(
-                    f"The recovery ended before {target}: {'; '.join(told[:2]) or 'it wrote no reason'}.",
+                    f"The recovery ended before {target}: {_told(lines)}.",
                     f"Choose another target or backup. The live cluster was not touched; the log is {self.places.log}.",
                 )
             if time.monotonic() > deadline:
@@ -181,3 +196,9 @@ class Beside:
         login = self._login(database)
         with connect(login, "pitr") as connection, server_errors(login, f"See {self.places.log}."):
             yield connection
+
+
+def _told(lines: list[str]) -> str:
+    """What the server, and pgBackRest below it, said of a failure: the first of each, without what only follows."""
+    found = [match[1].strip() for line in lines for pattern in (TROUBLE, FATAL) if (match := pattern.search(line))]
+    return "; ".join(list(dict.fromkeys(found))[:3]) or "it wrote no reason"

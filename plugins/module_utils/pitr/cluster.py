@@ -22,6 +22,12 @@ DISTRIBUTIONS = ("/usr/lib/postgresql/{major}/bin", "/usr/pgsql-{major}/bin")
 # A container ends when this process ends (A86 ⚠).
 FIRST_PROCESS = 1
 LOG_BYTES = 65536
+# Settings, and what pg_controldata calls them.
+LIMITS = {
+    "max_connections": "max_connections", "max_worker_processes": "max_worker_processes",
+    "max_wal_senders": "max_wal_senders", "max_prepared_transactions": "max_prepared_xacts",
+    "max_locks_per_transaction": "max_locks_per_xact",
+}
 
 
 class Cluster:
@@ -52,6 +58,11 @@ class Cluster:
         )
         pairs = (line.partition(":") for line in done.stdout.splitlines())
         return {label.strip(): value.strip() for label, _colon, value in pairs}
+
+    def limits(self) -> dict[str, int]:
+        """What a server needs at least to replay this cluster's WAL while it answers, by the names of the settings."""
+        found = self.control_data()
+        return {name: int(found[f"{label} setting"]) for name, label in LIMITS.items() if f"{label} setting" in found}
 
     def pid(self) -> int | None:
         """The postmaster's process id; None when none runs here. It works in its data directory, which proves it."""
