@@ -35,7 +35,7 @@ PAUSED = "pausing at the end of recovery"
 TOO_SMALL = "hot standby is not possible because of insufficient parameter settings"
 STOPPING = re.compile(r"recovery stopping (.+)$")
 # Of pgBackRest, which fetches the WAL, and of settings that are too small.
-TROUBLE = re.compile(r"(?:P\d\d +ERROR: \[\d+\]:|DETAIL:  (?=max_))\s*(.+)$")
+TROUBLE = re.compile(r"(?:ERROR: \[\d+\]: |^\s+(?=repo\d+: )|DETAIL:  (?=max_))(.+?):?$")
 FATAL = re.compile(r"(?:FATAL|PANIC):\s+(.+)$")
 STANDING = """
 SELECT pg_is_in_recovery() AS recovering, pg_get_wal_replay_pause_state() AS pause,
@@ -121,13 +121,22 @@ class Beside:
                 )
             # It writes its pid before anything else, but not at once.
             if self.work.beside.pid() is None and time.monotonic() > started + STARTS_S:
+                if told := _told(lines):
+                    raise RunbookError(
+                        f"The recovery ended before {target}: {told}.",
+                        f"Choose another target or backup. The live cluster was not touched; the log is "
+                        f"{self.places.log}.",
+                    )
                 raise RunbookError(
-                    f"The recovery ended before {target}: {_told(lines)}.",
-                    f"Choose another target or backup. The live cluster was not touched; the log is {self.places.log}.",
+                    f"The server beside ended before {target} without a word, as when it is killed.",
+                    f"See the system's log for a lack of memory, and {self.places.log}; then run the same command "
+                    "again. The live cluster was not touched.",
                 )
             if time.monotonic() > deadline:
                 raise RunbookError(
-                    f"The target was not reached in {self.request.replay_timeout_s:.0f} s.", f"See {self.places.log}.",
+                    f"{target} was not reached in {self.request.replay_timeout_s:.0f} s of replay.",
+                    f"See {self.places.log}; give it longer (replay_timeout_seconds), or begin with a newer backup. "
+                    "The live cluster was not touched.",
                 )
             self.progress.tick(lambda lines=lines: f"replaying: {lines[-1].split('LOG:')[-1].strip() if lines else ''}")
             time.sleep(POLL_S)
@@ -161,7 +170,10 @@ class Beside:
             found = connection.execute("SELECT system_identifier::text AS id FROM pg_control_system()").fetchone()["id"]
             databases = connection.execute(DATABASES).fetchall()
         if found != system_identifier:
-            raise RunbookError(f"The restored cluster is another one: {found}, not {system_identifier}.")
+            raise RunbookError(
+                f"The restored cluster is another one: {found}, not {system_identifier}.",
+                "Mend the stanza in the inventory. The live cluster was not touched.",
+            )
         for database in databases:
             with self.ask(database["name"]) as connection:
                 row = connection.execute("SELECT count(*) AS n FROM pg_class WHERE relkind IN ('r', 'p')").fetchone()
@@ -199,6 +211,6 @@ class Beside:
 
 
 def _told(lines: list[str]) -> str:
-    """What the server, and pgBackRest below it, said of a failure: the first of each, without what only follows."""
+    """What the server, and pgBackRest below it, said of a failure; empty when they said nothing."""
     found = [match[1].strip() for line in lines for pattern in (TROUBLE, FATAL) if (match := pattern.search(line))]
-    return "; ".join(list(dict.fromkeys(found))[:3]) or "it wrote no reason"
+    return "; ".join(list(dict.fromkeys(found))[:3])

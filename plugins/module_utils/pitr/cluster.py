@@ -137,7 +137,14 @@ class Cluster:
             RunbookError: the command failed.
         """
         with self.progress.during(lambda: what):
-            process.run(list(argv), timeout_s=timeout_s, hint="Check postgresql_control in the inventory.")
+            done = process.run(
+                list(argv), timeout_s=timeout_s, check=False, hint="Check postgresql_control in the inventory.",
+            )
+        if done.returncode != 0:
+            raise RunbookError(
+                f"{what.capitalize()} failed: {Path(argv[0]).name} {done.ending}, and said: "
+                f"{done.stderr_tail or 'nothing'}.", "See the server's log, and postgresql_control in the inventory.",
+            )
 
     def wait_promoted(self, timeout_s: float) -> None:
         """Until the server is up and has left recovery.
@@ -150,7 +157,8 @@ class Cluster:
             if self.pid() is None or time.monotonic() > deadline:
                 raise RunbookError(
                     f"The server in {self.data} {'ended' if self.pid() is None else 'is not up'} before it accepted "
-                    "writes.", "See its log.",
+                    f"writes ({timeout_s:.0f} s were given).",
+                    "See its log, which is where postgresql_control has it written; then run the same command again.",
                 )
             self.progress.tick(lambda: f"waiting for the server in {self.data} to leave recovery")
             time.sleep(POLL_S)
