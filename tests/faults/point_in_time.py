@@ -403,7 +403,7 @@ FAULTS: tuple[Fault, ...] = (
     row("the disk has too little room from the start", disk_too_small, REFUSED,
         ("free, and the restored cluster needs", "Make room there"), UNTOUCHED),
     row("the disk is full in the middle of the restore", disk_full, UNDONE,
-        ("No space left on device", "Make room in"), REMOVED),
+        ("unable to write", "Make room in"), REMOVED),
     row("the server beside cannot start", cannot_start, UNDONE, ("contains errors", "The live cluster was not touched"),
         REMOVED, ci=True),
     row("the server beside is killed while it replays", beside_killed, UNDONE,

@@ -6,19 +6,21 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.cluster import read_log
-from ansible_collections.sre.runbooks.plugins.module_utils.pitr.survey import Live, read_passwords
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.survey import REPLAYED_WAL_BYTES, Live, read_passwords
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.target import Target
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.workplace import Workplace
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login, connect, server_errors
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.files import write_whole
 from ansible_collections.sre.runbooks.plugins.module_utils.run.moments import utc_text
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import size
 
 if TYPE_CHECKING:
     import psycopg
@@ -28,6 +30,8 @@ with contextlib.suppress(ImportError):  # connect() tells the operator
 
 POLL_S = 0.1
 STARTS_S = 2.0
+# With less free than a segment of the WAL a server cannot go on.
+FULL_BYTES = 16 << 20
 HBA = "# Nobody but the server's user can enter the folder of the socket.\nlocal all all trust\n"
 # Libraries that do scheduled work.
 SCHEDULERS = ("pg_cron", "pg_partman_bgw", "pg_timetable")
@@ -72,7 +76,8 @@ class Beside:
             "restore_command": self.work.repository.fetch_command(self.places.restoring), "recovery_end_command": "",
             "archive_cleanup_command": "", "max_logical_replication_workers": "0",
             # Beside a live one, in its memory.
-            "shared_buffers": "64MB", "huge_pages": "off", "ssl": "off", "lc_messages": "C", "logging_collector": "off",
+            "shared_buffers": "64MB", "max_wal_size": f"{REPLAYED_WAL_BYTES >> 20}MB",
+            "huge_pages": "off", "ssl": "off", "lc_messages": "C", "logging_collector": "off",
             "log_destination": "stderr", "log_min_messages": "warning", "cluster_name": "pitr",
             **self._limits(),
         }
@@ -121,7 +126,14 @@ class Beside:
                 )
             # It writes its pid before anything else, but not at once.
             if self.work.beside.pid() is None and time.monotonic() > started + STARTS_S:
-                if told := _told(lines):
+                told, beside = _told(lines), self.places.restoring.parent
+                free = shutil.disk_usage(beside).free
+                if "No space left" in told or free < FULL_BYTES:
+                    raise RunbookError(
+                        f"The disk of {beside} became full before {target}, with {size(free)} free now.",
+                        "Make room there, then run the same command again. The live cluster was not touched.",
+                    )
+                if told:
                     raise RunbookError(
                         f"The recovery ended before {target}: {told}.",
                         f"Choose another target or backup. The live cluster was not touched; the log is "

@@ -119,7 +119,7 @@ class Recovery:
             raise RunbookError(" ".join(problems), "Nothing was changed.", problems=problems)
         now = datetime.now(UTC)
         chosen = self._choose(target, segment_size, timeline, live=live, now=now)
-        needed, free, problem = disk_problem(chosen.base, self.places.data.parent)
+        needed, free, problem = disk_problem(chosen, segment_size, self.places.data.parent)
         same = position.state in (at.RESTORING, at.RESTORED) and (position.target, position.backup) == (
             target.as_dict(), chosen.base.label
         )

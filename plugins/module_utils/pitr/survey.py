@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.cluster import FIRST_PROCESS, Cluster
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.position import Places
-from ansible_collections.sre.runbooks.plugins.module_utils.pitr.window import Base
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.window import Reach
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import (
     Login,
     connect,
@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 
 # sun_path of Linux, with its final zero.
 SOCKET_PATH_BYTES = 107
-# Recovery keeps some WAL, and a checkpoint writes.
+# What is replayed makes tables grow.
 HEADROOM = 1.1
+# So much of the WAL stays on the disk while it is replayed, whatever the cluster's own max_wal_size is.
+REPLAYED_WAL_BYTES = 1 << 30
 POLL_S = 0.1
 SEGMENT_NAME = re.compile(r"[0-9A-F]{24}")
 FACTS = """
@@ -137,9 +139,11 @@ def problems_of(cluster: Cluster, places: Places, live: Live | None) -> list[str
     return found
 
 
-def disk_problem(base: Base, beside: Path) -> tuple[int, int, str]:
+def disk_problem(chosen: Reach, segment_size: int, beside: Path) -> tuple[int, int, str]:
     """Needed and free bytes where the restored cluster will stand, and a sentence when they do not suffice."""
-    needed, free = int(base.bytes * HEADROOM), shutil.disk_usage(beside).free
+    segments = chosen.newest.number - chosen.base.first.number + 1 if chosen.newest else 0
+    needed = int(chosen.base.bytes * HEADROOM) + min(segments * segment_size, REPLAYED_WAL_BYTES)
+    free = shutil.disk_usage(beside).free
     if free >= needed:
         return needed, free, ""
     return needed, free, f"{beside} has {size(free)} free, and the restored cluster needs {size(needed)}."
