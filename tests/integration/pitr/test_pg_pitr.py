@@ -22,12 +22,13 @@ from lab import machine
 from lab.pgbackrest import STANZA
 from lab.postgresql import ENVIRONMENT
 from tests.conftest import COLLECTIONS
+from tests.integration.backup.conftest import as_arguments
 from tests.integration.pitr.conftest import Archived, filled
 
 CLOSED = "SELECT count(*) FROM pg_file_settings WHERE name LIKE 'recovery_target%'"
 
 
-@pytest.mark.parametrize("kind", ["time", "lsn", "name", "transaction"])
+@pytest.mark.parametrize("kind", ["lsn", "name", "transaction"])
 def test_each_kind_of_target_brings_the_moment_before_the_accident_and_undo_the_kept_cluster(
     archived: Archived, kind: str
 ) -> None:
@@ -40,6 +41,19 @@ def test_each_kind_of_target_brings_the_moment_before_the_accident_and_undo_the_
     assert archived.orders() == 100
     archived.done("undone", losses_agreed=True)
     assert archived.orders() == 10
+
+
+def test_the_time_that_the_search_of_the_wal_found_brings_the_moment_before_the_accident(archived: Archived) -> None:
+    """A86 ⚠: at night nobody knows the time."""
+    archived.archive()
+    found = archived.call_module("pg_wal_search", {
+        "login": as_arguments(archived.server.login), "database": "postgres", "table": "orders",
+        "minimum_deleted_rows": 50, "pgbackrest": {"config": str(archived.server.config), "stanza": STANZA},
+        "postgresql_bin_directory": str(archived.server.bin_directory), "since": archived.moment,
+    })
+    target = found["events"][-1]["targets"]["time"]
+    restored = archived.done("restored", target=target["value"], exclusive=target["exclusive"])
+    assert archived.beside_orders(restored) == 100
 
 
 def test_dropped_rows_come_back_to_the_moment_before_with_a_proven_base_backup(archived: Archived) -> None:
