@@ -196,7 +196,9 @@ class Recovery:
         if position.state in (at.OPENED, at.DONE):
             return
         if position.state not in (at.RESTORED, at.EXCHANGING, at.OPENING):
-            raise RunbookError("No restored cluster stands beside the live one.", "Restore it first.")
+            raise RunbookError(
+                f"No restored cluster stands beside {self.places.data}: it is {position.state}.", "Restore it first.",
+            )
         if not self.request.start or not self.request.stop:
             raise RunbookError(
                 "Nothing says how the live server is started and stopped.", "Set postgresql_control in the inventory."
@@ -219,8 +221,14 @@ class Recovery:
             if self.live.pid() is None:
                 self.exchange.command(self.request.start, "starting the restored cluster", self.request.start_timeout_s)
             self.live.wait_promoted(self.request.start_timeout_s)
-        except BaseException:
-            self.exchange.give_way()
+        except BaseException as error:
+            try:
+                self.exchange.give_way()
+            except (RunbookError, OSError) as second:
+                raise RunbookError(
+                    f"{error} The old cluster could not be made live again: {second}",
+                    "Mend that, then run the same command again: it goes on from there.",
+                ) from error
             raise
         position = self.places.write(position, state=at.OPENED)
         self.exchange.configure_as_before(Path(position.kept))
@@ -238,7 +246,8 @@ class Recovery:
             return
         if position.state != at.OPENED:
             raise RunbookError(
-                "The restored cluster is not live.", "Run the playbook again: it goes on from there."
+                f"No restored cluster is live in {self.places.data}: it is {position.state}.",
+                "Run the playbook again: it goes on from there.",
             )
         self.result.plan.add("make a base backup of the new timeline", self.request.stanza, before=None, after="made")
         self.result.plan.add("read the repository", self.request.stanza, before="unknown", after="verified")
@@ -303,7 +312,10 @@ class Recovery:
             )
         kept = Path(position.kept)
         if position.state != at.UNDOING and not kept.exists():
-            raise RunbookError(f"The old cluster {kept} is not there any more.", "Nothing was changed.")
+            raise RunbookError(
+                f"The old cluster {kept} is not there any more.",
+                "Nothing was changed. Recover to a time before the exchange instead, with sre.runbooks.database_pitr.",
+            )
         abandoned = position.abandoned or str(
             self.places.aside("abandoned", datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"))
         )

@@ -110,20 +110,28 @@ def problems_of(cluster: Cluster, places: Places, live: Live | None) -> list[str
     if data.is_symlink():
         found.append(f"{data} is a link; give the folder that it leads to.")
     if os.path.ismount(data):
-        found.append(f"{data} is a mount point, which cannot be renamed.")
+        found.append(f"{data} is a mount point, which cannot be renamed: have the data one folder below it.")
     if cluster.pid() == FIRST_PROCESS:
-        found.append("The server is its container's first process: stopping it ends the container, and this with it.")
+        found.append(
+            "The server is its container's first process: stopping it ends the container, and this with it. Run it "
+            "below an init, or recover on the container's host."
+        )
     if (data / "pg_wal").is_symlink():
-        found.append(f"{data / 'pg_wal'} is a link, and two clusters must not share what it leads to.")
+        found.append(
+            f"{data / 'pg_wal'} is a link, and two clusters must not share what it leads to: have a folder there."
+        )
     owner = data.stat().st_uid
     if os.geteuid() not in (0, owner):
         found.append(f"{data} belongs to user {owner}, and this runs as {os.geteuid()}: become that user, or root.")
     elif owner == 0:
         found.append(f"{data} belongs to root, as whom PostgreSQL refuses to run.")
     elif not os.access(data.parent, os.W_OK):
-        found.append(f"{data.parent} cannot be written, and the restored cluster must stand beside the live one.")
+        found.append(
+            f"{data.parent} cannot be written, and the restored cluster must stand beside the live one: run this as "
+            "root, or let the server's user write there."
+        )
     if len(os.fsencode(places.socket / ".s.PGSQL.65535")) > SOCKET_PATH_BYTES:
-        found.append(f"The path {places.socket} is too long for a socket.")
+        found.append(f"The path {places.socket} is too long for a socket: have the data in a shorter one.")
     if live:
         if live.facts["standby"]:
             found.append("The server is a standby: recover its primary.")
@@ -133,7 +141,7 @@ def problems_of(cluster: Cluster, places: Places, live: Live | None) -> list[str
                 "must not share their folders."
             )
         if not live.archives:
-            found.append("The server does not archive: archive_mode is off.")
+            found.append("The server does not archive: archive_mode is off. Set it to on, and restart the server.")
     elif any((data / "pg_tblspc").iterdir()):
         found.append("Tablespaces are not served yet, and pg_tblspc is not empty.")
     return found
