@@ -36,10 +36,10 @@ HBA = "# Nobody but the server's user can enter the folder of the socket.\nlocal
 # Libraries that do scheduled work.
 SCHEDULERS = ("pg_cron", "pg_partman_bgw", "pg_timetable")
 PAUSED = "pausing at the end of recovery"
-TOO_SMALL = "hot standby is not possible because of insufficient parameter settings"
+TOO_SMALL = re.compile(r"(max_\w+) = \d+ is a lower setting than on the primary server, where its value was (\d+)")
 STOPPING = re.compile(r"recovery stopping (.+)$")
-# Of pgBackRest, which fetches the WAL, and of settings that are too small.
-TROUBLE = re.compile(r"(?:ERROR: \[\d+\]: |^\s+(?=repo\d+: )|DETAIL:  (?=max_))(.+?):?$")
+# Of pgBackRest, which fetches the WAL.
+TROUBLE = re.compile(r"(?:ERROR: \[\d+\]: |^\s+(?=repo\d+: ))(.+?):?$")
 FATAL = re.compile(r"(?:FATAL|PANIC):\s+(.+)$")
 STANDING = """
 SELECT pg_is_in_recovery() AS recovering, pg_get_wal_replay_pause_state() AS pause,
@@ -61,12 +61,13 @@ class Beside:
     def __init__(self, work: Workplace) -> None:
         self.work = work
         self.request, self.progress, self.places = work.request, work.progress, work.places
+        self._settings: dict[str, str] = {}
 
     def open(self, live: Live | None) -> None:
         """Start the restored cluster so that nothing of it can get out, and nobody but the server's user in."""
         write_whole(self.places.hba, HBA, owner=self.work.owner)
         libraries = [name.strip() for name in (live.facts["libraries"] if live else "").split(",")]
-        settings = {
+        self._settings = {
             **self._configuration(live), "data_directory": str(self.places.restoring),
             "hba_file": str(self.places.hba),
             "external_pid_file": str(self.places.control / "server.pid"), "port": str(self.request.port),
@@ -82,11 +83,14 @@ class Beside:
             **self._limits(),
         }
         if live:
-            settings["shared_preload_libraries"] = ",".join(
+            self._settings["shared_preload_libraries"] = ",".join(
                 name for name in libraries if name and name.strip('"') not in SCHEDULERS
             )
         self.progress.say("replaying the WAL up to the target")
-        self.work.beside.start_beside(settings, self.places.log)
+        self._start()
+
+    def _start(self) -> None:
+        self.work.beside.start_beside(self._settings, self.places.log)
 
     def _limits(self) -> dict[str, str]:
         """Somebody may have raised them since the backup: a replay with less waits at that place for ever."""
@@ -117,13 +121,13 @@ class Beside:
             lines = read_log(self.places.log)
             if any(PAUSED in line for line in lines) and self.work.beside.status() == "ready":
                 return self.reached(target)
-            if stuck := next((line for line in lines if TOO_SMALL in line), None):
+            if larger := {match[1]: match[2] for line in lines if (match := TOO_SMALL.search(line))}:
+                # Larger for a while between the backup and the target: the replay would wait here for ever.
                 self.work.beside.stop(self.request.stop_timeout_s)
-                raise RunbookError(
-                    f"The replay does not go on to {target}: {_told(lines)}.",
-                    f"Between the backup and the target the live server had larger values than it has now. Set those "
-                    f"in {self.places.data}/postgresql.conf, restart it, then run the same command again.", log=stuck,
-                )
+                self._settings |= larger
+                self._start()
+                started = time.monotonic()
+                continue
             # It writes its pid before anything else, but not at once.
             if self.work.beside.pid() is None and time.monotonic() > started + STARTS_S:
                 told, beside = _told(lines), self.places.restoring.parent
