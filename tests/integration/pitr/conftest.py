@@ -17,7 +17,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login, connect
@@ -30,6 +30,12 @@ __all__ = ["call_module", "start_module"]
 # Enough for a few clusters, little enough to be filled.
 DISK = "768m"
 LABEL = re.compile(r"new backup label = (\S+)")
+
+
+class SmallSegments(PgBackRestServer):
+    """A server whose WAL needs little room and little time; the scenarios have the usual segments."""
+
+    LOCALE: ClassVar[tuple[str, ...]] = (*PgBackRestServer.LOCALE, "--wal-segsize", "1")
 
 
 class Archived:
@@ -149,7 +155,7 @@ class Archived:
 def make_archived(folder: Path, call: Callable[..., Any], start: Callable[..., Any], **more: Any) -> Archived:
     """A new one, up."""
     assert has_pgbackrest(), "pgBackRest is missing; run: make older-server, or apt-get install pgbackrest postgresql"
-    found = Archived(PgBackRestServer(folder, **more).start(), call, start)
+    found = Archived(SmallSegments(folder, **more).start(), call, start)
     found.base = LABEL.search(found.server.backup())[1]
     found.run("CREATE TABLE orders (id int PRIMARY KEY, at timestamptz DEFAULT clock_timestamp())")
     # The time of a backup is known to the second.
