@@ -113,6 +113,13 @@ class Recovery:
         target = parse_target(
             self.request.target_kind, self.request.target, exclusive=self.request.exclusive, backup=self.request.backup
         )
+        if _is_done(position, target, self.request.backup):
+            # To do it once more would lose what was written since; whoever was cut off at its end starts it again.
+            self.result.values.update(target=target.as_dict(), notes=[
+                f"The cluster was recovered to {target} by the run {position.run}, so nothing is left to do. To recover "
+                "it anew, go back from that first, or choose another target."
+            ])
+            return
         live, segment_size, timeline = self._look()
         problems = problems_of(self.live, self.places, live)
         if problems:
@@ -365,10 +372,11 @@ class Recovery:
         if position.state in UNDER_WAY:
             return replace(position, state=state) if state == at.OPENED else position
         request = self.request
-        same = position.state == at.DONE and (not request.target or position.target == parse_target(
+        if request.target and not _is_done(position, parse_target(
             request.target_kind, request.target, exclusive=request.exclusive, backup=request.backup or position.backup
-        ).as_dict())
-        return position if same else Position(state)
+        ), request.backup):
+            return Position(state)
+        return position if position.state == at.DONE else Position(state)
 
     def _look(self) -> tuple[Live | None, int, int]:
         """The live server, the size of its WAL segments and its timeline."""
@@ -441,6 +449,11 @@ def describe(places: Places) -> dict[str, Any]:
         **{name: value for name, value in asdict(position).items() if name != "before"},
         "kept_folders": sorted(str(path) for path in aside),
     }
+
+
+def _is_done(position: Position, target: Target, backup: str | None) -> bool:
+    """Whether this very recovery has ended, and the cluster is the one that it made."""
+    return position.state == at.DONE and position.target == target.as_dict() and backup in (None, "", position.backup)
 
 
 def _patient(describe: Callable[[], str]) -> str:

@@ -83,6 +83,11 @@ def test_dropped_rows_come_back_to_the_moment_before_with_a_proven_base_backup(a
     assert archived.run("SHOW archive_mode") == "on"
     assert archived.run(CLOSED) == 0, "the next start must not go back"
     assert archived.done("done")["changed"] is False
+    archived.run("INSERT INTO orders VALUES (999)")
+    once_more = archived.done("restored")
+    assert (once_more["changed"], once_more["position"]["state"]) == (False, "done"), "what was written since is kept"
+    assert "so nothing is left to do" in " ".join(once_more["notes"])
+    archived.run("DELETE FROM orders WHERE id = 999")
 
     # The same, with a byte of the new base backup flipped before it was read: as after a kill between the two.
     position = archived.data.with_name("data.pitr") / "position.json"
