@@ -116,8 +116,8 @@ class Recovery:
         if _is_done(position, target, self.request.backup):
             # To do it once more would lose what was written since; whoever was cut off at its end starts it again.
             self.result.values.update(target=target.as_dict(), notes=[
-                f"The cluster was recovered to {target} by the run {position.run}, so nothing is left to do. To recover "
-                "it anew, go back from that first, or choose another target."
+                f"The cluster was recovered to {target} by the run {position.run}, so nothing is left to do. To "
+                f"recover it anew, go back from that first ({UNDO}), or choose another target."
             ])
             return
         live, segment_size, timeline = self._look()
