@@ -417,7 +417,7 @@ FAULTS: tuple[Fault, ...] = (
         BACK),
     row("another run works on the same cluster", at_once, REFUSED,
         ("Another run still works on", "Wait until it has ended"), UNTOUCHED),
-    row("an undo after applications have written", undo_refused, REFUSED,
+    row("an undo after applications have written to the recovered cluster", undo_refused, REFUSED,
         ("accepts writes, which going back would lose", "A person must decide that"), "the restored cluster stays"),
     row("kill -9 of the module that recovers", of_module(8 if EVERYTHING else 1), DONE, ("is restored",),
         "the same command at once ends well"),
