@@ -42,7 +42,7 @@ def shop(server_place: Path) -> Iterator[PostgresServer]:
                 connection.execute(statement.encode())
             name = connection.execute("SELECT pg_walfile_name(pg_current_wal_lsn()) AS name").fetchone()["name"]
             connection.execute("SELECT pg_switch_wal()")
-        assert machine.wait_for(lambda: (archive / name).exists(), 20)
+        assert machine.wait_for((archive / name).exists, 20)
         yield server
 
 

@@ -93,8 +93,14 @@ def read_live(login: Login, cluster: Cluster) -> Live | None:
     if cluster.pid() is None:
         return None
     hint = "The user must be a superuser; check the inventory."
-    with connect(login, "pitr") as connection, server_errors(login, hint):
-        facts = connection.execute(FACTS).fetchone()
+    try:
+        with connect(login, "pitr") as connection, server_errors(login, hint):
+            facts = connection.execute(FACTS).fetchone()
+    except RunbookError as error:
+        raise RunbookError(
+            error.message, f"{error.hint} A server that cannot be mended is stopped first: then it is recovered from what "
+            "it has archived.", **error.context,
+        ) from error
     if not os.path.samefile(facts["data_directory"], cluster.data):
         raise RunbookError(
             f"The server as {login.place} has its data in {facts['data_directory']}, not in {cluster.data}.",

@@ -134,7 +134,7 @@ class Archived:
     @contextlib.contextmanager
     def without(self, name: str) -> Iterator[str]:
         """A segment of the archive is not there."""
-        path = next((self.server.folder / "repository" / "archive" / STANZA).rglob(f"{name}-*"))
+        [path] = (self.server.folder / "repository" / "archive" / STANZA).rglob(f"{name}-*")
         away = self.server.folder / path.name
         path.rename(away)
         try:
