@@ -98,8 +98,8 @@ def read_live(login: Login, cluster: Cluster) -> Live | None:
             facts = connection.execute(FACTS).fetchone()
     except RunbookError as error:
         raise RunbookError(
-            error.message, f"{error.hint} A server that cannot be mended is stopped first: then it is recovered from what "
-            "it has archived.", **error.context,
+            error.message, f"{error.hint} A server that cannot be mended is stopped first: then it is recovered from "
+            "what it has archived.", **error.context,
         ) from error
     if not os.path.samefile(facts["data_directory"], cluster.data):
         raise RunbookError(
