@@ -101,7 +101,7 @@ def _same_every_time(message: str, scene: Scene) -> str:
     shown = message.replace(str(scene.folder), "…").replace(scene.shop.name, "shop").replace(
         scene.shop.application.user, "shop_role"
     )
-    shown = re.sub(r"/\S*/sre-runbooks-lab-\d+/\S*?(?=/(bin|data|small)\b)", "…", shown)
+    shown = re.sub(r"/\S*/sre-runbooks-lab-\d+/\S*?(?=/(bin|cluster|data|small)\b)", "…", shown)
     shown = re.sub(r"\b\d{8}T\d{6}Z-[0-9a-f]{4}\b", "<backup>", shown)
     shown = re.sub(r"\b\d{8}-\d{6}F\b", "<backup>", shown)
     shown = re.sub(r"sre_scratch_\w+", "<scratch>", shown)

@@ -402,7 +402,7 @@ FAULTS: tuple[Fault, ...] = (
     row("the repository is that of another cluster", other_cluster, REFUSED,
         ("holds the cluster", "Mend the stanza or the data directory"), UNTOUCHED),
     row("the live server's archiving is broken", archive_broken, UNDONE,
-        ("does not come into the archive", "See the server's log on archive_command"), REMOVED),
+        ("does not come into the archive", "See the server's log on archive_command"), "nothing was begun beside"),
     row("the disk has too little room from the start", disk_too_small, REFUSED,
         ("free, and the restored cluster needs", "Make room there"), UNTOUCHED),
     row("the disk is full in the middle of the restore", disk_full, UNDONE,
