@@ -55,6 +55,7 @@ class PgBackRestServer(PostgresServer):
             "fsync": "off", "shared_buffers": "16MB", "max_connections": "30", **(settings or {}),
             "wal_level": "replica",
             "unix_socket_directories": str(self.socket_directory), "archive_mode": "on", "archive_timeout": "0",
+            "max_wal_size": "64MB", "min_wal_size": "32MB",
             "archive_command": f"pgbackrest --config={self.config} --stanza={STANZA} archive-push %p",
         }
 
@@ -120,7 +121,7 @@ class PgBackRestServer(PostgresServer):
     def _write_settings(self) -> None:
         super()._write_settings()
         lines = {
-            **self.repository, "repo1-retention-full": "9", "lock-path": str(self.folder / "lock"),
+            **self.repository, "repo1-retention-full": "99", "lock-path": str(self.folder / "lock"),
             "log-path": str(self.folder / "log"), "spool-path": str(self.folder / "spool"), "log-level-file": "off",
             "start-fast": "y", "compress-level": "1",
         }

@@ -23,10 +23,10 @@ HEADING = """\
 <!-- Made by `make test-faults` from what it saw; `make lint` says when a row is missing. -->
 # Faults
 
-What can go wrong with a backup, its store, its proof, a restore and its exchange, injected for real into real servers,
-and what the operator sees. A row counts as passed when the fault was called by its name, what had been begun was
-undone, and the application sees the old or the restored database, whole. Rows in which nothing is wrong are in the
-table as well, so that one who rejects everything is found out.
+What can go wrong with a backup, its store, its proof, a restore and its exchange, and a recovery to a point in time,
+injected for real into real servers, and what the operator sees. A row counts as passed when the fault was called by its
+name, what had been begun was undone, and the application sees the old or the restored database, whole. Rows in which
+nothing is wrong are in the table as well, so that one who rejects everything is found out.
 
 `make test-faults` runs all of it (as root: some rows fill a file system of their own), `make test` a part. The choices
 at random come from a seed, which a failing row prints: `make test-faults FAULTS_SEED=…` makes the same ones again.

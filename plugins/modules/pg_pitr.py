@@ -324,6 +324,11 @@ def main() -> None:
         result = recovery.reach(module.params["state"])
     except RunbookError as error:
         module.fail_json(msg=str(error), error=error.context)
+    except OSError as error:
+        module.fail_json(
+            msg=f"{error.filename or module.params['data_directory']}: {error.strerror or error}. Mend that, then run "
+                "the same command again: it goes on from there."
+        )
     plan = result.plan.as_list("" if module.check_mode else now())
     module.exit_json(changed=bool(plan), diff=result.plan.diff(), **{**result.values, "plan": plan})
 

@@ -100,6 +100,8 @@ def main() -> None:
         found = Recovery(request_of(module.params), Progress(), check=True).survey()
     except RunbookError as error:
         module.fail_json(msg=str(error), error=error.context)
+    except OSError as error:
+        module.fail_json(msg=f"{error.filename}: {error.strerror}. Run this as the server's user or root.")
     module.exit_json(changed=False, **found)
 
 

@@ -6,6 +6,8 @@
 |---|---|---|
 | `seed` | session | of all random choices: FAULTS_SEED, or a new one; it is printed |
 | `crashing` | session | a server that rows end at once |
+| `archived` | session | a cluster with an archive and a base backup, for root on a small disk |
+| `archived_server` | session | its server |
 | `scene` | function | a `Scene` on the server that the row asks for |
 | `record` | function | writes what was seen into build/faults/ |
 """
@@ -20,16 +22,19 @@ import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from ansible_collections.sre.runbooks.plugins.module_utils.run.files import write_whole
 
+from lab.pgbackrest import PgBackRestServer
 from lab.postgresql import PostgresServer
 from tests.conftest import REPOSITORY
 from tests.faults.fault import Fault, Seen
 from tests.faults.scene import Scene
 from tests.integration.backup.conftest import call_module, start_module
 from tests.integration.conftest import keys, older_server, postgresql_server, s3, server_folder
+from tests.integration.pitr.conftest import Archived, make_archived, small_disk
 from tests.integration.restore.conftest import shops
 from tests.scenarios.conftest import dbis
 from tests.scenarios.restore_scene import made_scene
@@ -63,6 +68,24 @@ def crashing(server_folder: Path) -> Iterator[PostgresServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def archived(
+    server_folder: Path, call_module: Callable[..., Any], start_module: Callable[..., Any]
+) -> Iterator[Archived]:
+    """A cluster that rows recover; each leaves it as it was."""
+    with small_disk(server_folder / "pitr") as folder:
+        try:
+            yield make_archived(folder, call_module, start_module)
+        finally:
+            PgBackRestServer(folder).end_all()
+
+
+@pytest.fixture(scope="session")
+def archived_server(archived: Archived) -> PostgresServer:
+    """The server with an archive."""
+    return archived.server
+
+
 @pytest.fixture
 def scene(request: pytest.FixtureRequest, fault: Fault, seed: str, tmp_path: Path) -> Iterator[Scene]:
     """A shop of the row's own."""
@@ -78,8 +101,9 @@ def _same_every_time(message: str, scene: Scene) -> str:
     shown = message.replace(str(scene.folder), "…").replace(scene.shop.name, "shop").replace(
         scene.shop.application.user, "shop_role"
     )
-    shown = re.sub(r"/\S*/sre-runbooks-lab-\d+/\S*?(?=/(bin|data|small)\b)", "…", shown)
+    shown = re.sub(r"/\S*/sre-runbooks-lab-\d+/\S*?(?=/(bin|cluster|data|small)\b)", "…", shown)
     shown = re.sub(r"\b\d{8}T\d{6}Z-[0-9a-f]{4}\b", "<backup>", shown)
+    shown = re.sub(r"\b\d{8}-\d{6}F\b", "<backup>", shown)
     shown = re.sub(r"sre_scratch_\w+", "<scratch>", shown)
     shown = re.sub(r"127\.0\.0\.1:\d+", "<server>", shown)
     shown = re.sub(r"port \d{4,5}", "port <port>", shown)

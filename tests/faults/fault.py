@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 # What is expected of a row. A verdict is good, corrupt, incomplete or unverifiable.
 REFUSED, UNDONE, DONE, UNKNOWN = "refused", "failed and undone", "done", "unknown"
-# Servers: for all rows, for those that end it, and one of an older version.
-SHARED, CRASHING, OLDER = "postgresql_server", "crashing", "older_server"
+# Servers: for all rows, for those that end it, one of an older version, and one with an archive.
+SHARED, CRASHING, OLDER, ARCHIVED = "postgresql_server", "crashing", "older_server", "archived_server"
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,6 +63,9 @@ def _end(folder: Path) -> None:
         RedisServer(configuration.parent).kill()
     for store in folder.glob("*-s3"):
         S3Server(store).kill()
+    for disk in folder.iterdir():
+        if disk.is_mount():
+            subprocess.run([shutil.which("umount") or "umount", "--lazy", str(disk)], check=True)
     shutil.rmtree(folder)
 
 

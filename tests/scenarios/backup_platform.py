@@ -29,6 +29,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection
 from psycopg import sql
 
 from lab import machine
+from lab.pgbackrest import PgBackRestServer
 from lab.postgresql import PostgresServer
 from tests.leftovers import is_left, one_worker_at_a_time
 
@@ -271,6 +272,8 @@ def server_place() -> Iterator[Path]:
 
 
 def _end(folder: Path) -> None:
+    for configuration in folder.rglob("pgbackrest.conf"):
+        PgBackRestServer(configuration.parent).end_all()
     for data in folder.rglob("data/PG_VERSION"):
         PostgresServer(data.parent.parent).kill()
     if (folder / "small").is_mount():

@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import shutil
+import pty
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +26,6 @@ from lab import REPOSITORY, machine
 from lab.pgbackrest import STANZA, PgBackRestServer, has_pgbackrest
 from tests.scenarios.conftest import Played
 
-PREFIX = "pitr-tests-"
 TARGET, SERVICE, SERVER = "shop-db", "shop", "shop-server"
 LOCAL = {"ansible_connection": "local", "ansible_python_interpreter": "{{ ansible_playbook_python }}",
          "ansible_host": "127.0.0.1"}
@@ -70,18 +71,45 @@ class Shop:
         except OSError:
             return False
 
-    def play(self, playbook: str, *arguments: str) -> Played:
-        """Run a playbook to its end."""
-        argv = [
+    def argv(self, playbook: str, *arguments: str) -> list[str]:
+        return [
             str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(self.folder / "inventory.yml"),
             f"playbooks/{playbook}.yml", "-e", f"target={TARGET}", *arguments,
         ]
+
+    def environment(self) -> dict[str, str]:
         own = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "PG"))}
+        return {**own, "ANSIBLE_NOCOLOR": "1"}
+
+    def play(self, playbook: str, *arguments: str) -> Played:
+        """Run a playbook to its end."""
+        argv = self.argv(playbook, *arguments)
         done = subprocess.run(
-            argv, cwd=REPOSITORY, env={**own, "ANSIBLE_NOCOLOR": "1"}, stdin=subprocess.DEVNULL, capture_output=True,
-            text=True, check=False, timeout=150,
+            argv, cwd=REPOSITORY, env=self.environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            check=False, timeout=150,
         )
         return Played(tuple(argv), done.returncode, done.stdout, done.stderr)
+
+    def play_at_terminal(self, answers: list[str], playbook: str, *arguments: str) -> tuple[int, str]:
+        """The same at a terminal, with an answer to each question; the exit code and what it showed."""
+        pid, terminal = pty.fork()
+        if pid == 0:
+            os.chdir(REPOSITORY)
+            argv = self.argv(playbook, *arguments)
+            os.execve(argv[0], argv, self.environment())  # noqa: S606
+        shown, asked = "", 0
+        # The last process that has the terminal open ends the reading with an error.
+        with contextlib.suppress(OSError):
+            while read := os.read(terminal, 65536):
+                shown += read.decode("utf-8", "replace")
+                if shown.count("to go on (no answer") > asked < len(answers):
+                    # The prompt throws away what was typed before it began to listen.
+                    time.sleep(0.5)
+                    os.write(terminal, f"{answers[asked]}\r".encode())
+                    asked += 1
+        _pid, status = os.waitpid(pid, 0)
+        os.close(terminal)
+        return os.waitstatus_to_exitcode(status), shown
 
     def records(self, kind: str) -> list[dict[str, Any]]:
         """The data of the newest run's records of one kind."""
@@ -153,15 +181,10 @@ class Shop:
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+def shop(tmp_path_factory: pytest.TempPathFactory, server_place: Path) -> Iterator[Shop]:
     """Up, with everything that it takes."""
     assert has_pgbackrest(), "pgBackRest is missing; run: make older-server, or apt-get install pgbackrest postgresql"
-    place = machine.state_root() / f"{PREFIX}{os.getpid()}"
-    for left in place.parent.glob(f"{PREFIX}*"):  # a test run that was killed could not clean up
-        if not machine.is_running(int(left.name.removeprefix(PREFIX)), "python"):
-            PgBackRestServer(left).end_all()
-            shutil.rmtree(left)
-    server = PgBackRestServer(place)
+    server = PgBackRestServer(server_place / "pitr")
     found = Shop(tmp_path_factory.mktemp("shop"), server, machine.free_port())
     try:
         server.start()
@@ -184,11 +207,11 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
         if pid:
             machine.send(pid, signal.SIGKILL)
         server.end_all()
-        shutil.rmtree(place, ignore_errors=True)
 
 
 def test_rows_dropped_at_a_known_moment_come_back_and_undo_brings_the_kept_cluster_back(shop: Shop) -> None:
     """A86 ⚠: the consumer is away for seconds, the old cluster is kept, a base of the new timeline is proven."""
+    restoring = shop.server.folder / "data.restoring"
     shop.run("SELECT pg_sleep(1.5)")
     moment = shop.run("SELECT clock_timestamp()").isoformat()
     before = shop.run(f"SELECT count(*) FROM orders WHERE at <= '{moment}'")
@@ -200,14 +223,27 @@ def test_rows_dropped_at_a_known_moment_come_back_and_undo_brings_the_kept_clust
                  "make a base backup of the new timeline"):
         assert step in looked.output
     assert "losing" in looked.output
-    assert not (shop.server.folder / "data.restoring").exists()
+    assert not restoring.exists()
 
     drilled = shop.play("database_pitr_drill", "-e", f"approve={TARGET}")
     assert drilled.returncode == 0, drilled.output
-    assert not (shop.server.folder / "data.restoring").exists()
+    assert not restoring.exists()
+
+    # Somebody looks at the restored cluster, and wants another look.
+    pid = shop.service_pid()
+    code, shown = shop.play_at_terminal([TARGET, "no"], "database_pitr", "-e", f"to={moment}")
+    assert code == 2, shown
+    assert "the answer was no" in shown
+    outcome = shop.records("outcome")[-1]
+    assert outcome["outcome"] == "refused", shown
+    assert "was not touched. The restored one stays beside it, read-only: psql -h" in outcome["message"]
+    assert "REFUSED" in shown
+    assert shop.service_pid() == pid
+    assert restoring.exists()
 
     played = shop.play("database_pitr", "-e", f"to={moment}", "-e", f"approve={TARGET}")
     assert played.returncode == 0, played.output
+    assert "restore the backup beside" not in played.output, "it stood there"
     assert shop.run("SELECT count(*) FROM customers") == 500
     assert shop.run(f"SELECT count(*) FROM orders WHERE at <= '{moment}'") == before
     assert shop.answers()
@@ -220,6 +256,13 @@ def test_rows_dropped_at_a_known_moment_come_back_and_undo_brings_the_kept_clust
     position = (shop.server.folder / "data.pitr" / "position.json").read_text(encoding="utf-8")
     assert password not in position
 
+    # Who was cut off at the end starts it again: what was written since stays.
+    shop.run("CREATE TABLE since AS SELECT 1 AS n")
+    again = shop.play("database_pitr", "-e", f"to={moment}", "-e", f"approve={TARGET}")
+    assert again.returncode == 0, again.output
+    assert shop.records("outcome")[-1]["outcome"] == "nothing to do", again.output
+    assert shop.run("SELECT n FROM since") == 1
+
     undone = shop.play("database_pitr_undo", "-e", f"approve={TARGET}")
     assert undone.returncode == 0, undone.output
     assert shop.run("SELECT to_regclass('customers')") is None
@@ -227,12 +270,15 @@ def test_rows_dropped_at_a_known_moment_come_back_and_undo_brings_the_kept_clust
     assert not list((shop.folder / "locks").glob("*.json"))
 
 
-def test_a_time_without_a_zone_is_refused_with_nothing_touched(shop: Shop) -> None:
-    """A86 ⚠: no time zone; what else is refused has its tests beside the modules."""
-    pid = shop.service_pid()
-    played = shop.play("database_pitr", "-e", "to=2026-11-21T10:00:00")
-    assert played.returncode == 2, played.output
-    assert "has no zone" in " ".join(played.output.split())
-    assert "REFUSED" in played.output
-    assert shop.service_pid() == pid
-    assert not (shop.server.folder / "data.restoring").exists()
+def test_a_server_that_does_not_run_any_more_is_recovered(shop: Shop) -> None:
+    """A86 ⚠: the commonest reason to recover; nobody can be asked, and consumers are ill already."""
+    moment = shop.run("SELECT clock_timestamp()").isoformat()
+    before = shop.run(f"SELECT count(*) FROM orders WHERE at <= '{moment}'")
+    shop.run("DELETE FROM orders")
+    shop.server.pgbackrest("check")
+    shop.server.kill()
+    played = shop.play("database_pitr", "-e", f"to={moment}", "-e", f"approve={TARGET}")
+    assert played.returncode == 0, played.output
+    assert "had not archived cannot be recovered" in " ".join(played.output.replace("│", "").split())
+    assert shop.run(f"SELECT count(*) FROM orders WHERE at <= '{moment}'") == before
+    assert shop.answers()

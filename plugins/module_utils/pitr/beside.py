@@ -6,19 +6,21 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.cluster import read_log
-from ansible_collections.sre.runbooks.plugins.module_utils.pitr.survey import Live, read_passwords
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.survey import REPLAYED_WAL_BYTES, Live, read_passwords
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.target import Target
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.workplace import Workplace
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login, connect, server_errors
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.files import write_whole
 from ansible_collections.sre.runbooks.plugins.module_utils.run.moments import utc_text
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import size
 
 if TYPE_CHECKING:
     import psycopg
@@ -29,11 +31,16 @@ with contextlib.suppress(ImportError):  # connect() tells the operator
 
 POLL_S = 0.1
 STARTS_S = 2.0
+# With less free than a segment of the WAL a server cannot go on.
+FULL_BYTES = 16 << 20
 HBA = "# Nobody but the server's user can enter the folder of the socket.\nlocal all all trust\n"
 # Libraries that do scheduled work.
 SCHEDULERS = ("pg_cron", "pg_partman_bgw", "pg_timetable")
 PAUSED = "pausing at the end of recovery"
+TOO_SMALL = re.compile(r"(max_\w+) = \d+ is a lower setting than on the primary server, where its value was (\d+)")
 STOPPING = re.compile(r"recovery stopping (.+)$")
+# Of pgBackRest, which fetches the WAL.
+TROUBLE = re.compile(r"(?:ERROR: \[\d+\]: |^\s+(?=repo\d+: ))(.+?):?$")
 FATAL = re.compile(r"(?:FATAL|PANIC):\s+(.+)$")
 STANDING = """
 SELECT pg_is_in_recovery() AS recovering, pg_get_wal_replay_pause_state() AS pause,
@@ -57,12 +64,13 @@ class Beside:
     def __init__(self, work: Workplace) -> None:
         self.work = work
         self.request, self.progress, self.places = work.request, work.progress, work.places
+        self._settings: dict[str, str] = {}
 
     def open(self, live: Live | None) -> None:
         """Start the restored cluster so that nothing of it can get out, and nobody but the server's user in."""
         write_whole(self.places.hba, HBA, owner=self.work.owner)
         libraries = [name.strip() for name in (live.facts["libraries"] if live else "").split(",")]
-        settings = {
+        self._settings = {
             **self._configuration(live), "data_directory": str(self.places.restoring),
             "hba_file": str(self.places.hba),
             "external_pid_file": str(self.places.control / "server.pid"), "port": str(self.request.port),
@@ -72,15 +80,25 @@ class Beside:
             "restore_command": self.work.repository.fetch_command(self.places.restoring), "recovery_end_command": "",
             "archive_cleanup_command": "", "max_logical_replication_workers": "0",
             # Beside a live one, in its memory.
-            "shared_buffers": "64MB", "huge_pages": "off", "ssl": "off", "lc_messages": "C", "logging_collector": "off",
+            "shared_buffers": "64MB", "max_wal_size": f"{REPLAYED_WAL_BYTES >> 20}MB",
+            "huge_pages": "off", "ssl": "off", "lc_messages": "C", "logging_collector": "off",
             "log_destination": "stderr", "log_min_messages": "warning", "cluster_name": "pitr",
+            **self._limits(),
         }
         if live:
-            settings["shared_preload_libraries"] = ",".join(
+            self._settings["shared_preload_libraries"] = ",".join(
                 name for name in libraries if name and name.strip('"') not in SCHEDULERS
             )
         self.progress.say("replaying the WAL up to the target")
-        self.work.beside.start_beside(settings, self.places.log)
+        self._start()
+
+    def _start(self) -> None:
+        self.work.beside.start_beside(self._settings, self.places.log)
+
+    def _limits(self) -> dict[str, str]:
+        """Somebody may have raised them since the backup: a replay with less waits at that place for ever."""
+        now, then = self.work.live.limits(), self.work.beside.limits()
+        return {name: str(max(then[name], now.get(name, 0))) for name in then}
 
     def _configuration(self, live: Live | None) -> dict[str, str]:
         """Where the server's configuration is, when a distribution has it outside the data directory."""
@@ -106,16 +124,38 @@ class Beside:
             lines = read_log(self.places.log)
             if any(PAUSED in line for line in lines) and self.work.beside.status() == "ready":
                 return self.reached(target)
+            if larger := {match[1]: match[2] for line in lines if (match := TOO_SMALL.search(line))}:
+                # Larger for a while between the backup and the target: the replay would wait here for ever.
+                self.work.beside.stop(self.request.stop_timeout_s)
+                self._settings |= larger
+                self._start()
+                started = time.monotonic()
+                continue
             # It writes its pid before anything else, but not at once.
             if self.work.beside.pid() is None and time.monotonic() > started + STARTS_S:
-                told = [match[1] for line in lines if (match := FATAL.search(line))]
+                told, beside = _told(lines), self.places.restoring.parent
+                free = shutil.disk_usage(beside).free
+                if "No space left" in told or free < FULL_BYTES:
+                    raise RunbookError(
+                        f"The disk of {beside} became full before {target}, with {size(free)} free now.",
+                        "Make room there, then run the same command again. The live cluster was not touched.",
+                    )
+                if told:
+                    raise RunbookError(
+                        f"The recovery ended before {target}: {told}.",
+                        f"Choose another target or backup. The live cluster was not touched; the log is "
+                        f"{self.places.log}.",
+                    )
                 raise RunbookError(
-                    f"The recovery ended before {target}: {'; '.join(told[:2]) or 'it wrote no reason'}.",
-                    f"Choose another target or backup. The live cluster was not touched; the log is {self.places.log}.",
+                    f"The server beside ended before {target} without a word, as when it is killed.",
+                    f"See the system's log for a lack of memory, and {self.places.log}; then run the same command "
+                    "again. The live cluster was not touched.",
                 )
             if time.monotonic() > deadline:
                 raise RunbookError(
-                    f"The target was not reached in {self.request.replay_timeout_s:.0f} s.", f"See {self.places.log}.",
+                    f"{target} was not reached in {self.request.replay_timeout_s:.0f} s of replay.",
+                    f"See {self.places.log}; give it longer (replay_timeout_seconds), or begin with a newer backup. "
+                    "The live cluster was not touched.",
                 )
             self.progress.tick(lambda lines=lines: f"replaying: {lines[-1].split('LOG:')[-1].strip() if lines else ''}")
             time.sleep(POLL_S)
@@ -149,7 +189,10 @@ class Beside:
             found = connection.execute("SELECT system_identifier::text AS id FROM pg_control_system()").fetchone()["id"]
             databases = connection.execute(DATABASES).fetchall()
         if found != system_identifier:
-            raise RunbookError(f"The restored cluster is another one: {found}, not {system_identifier}.")
+            raise RunbookError(
+                f"The restored cluster is another one: {found}, not {system_identifier}.",
+                "Mend the stanza in the inventory. The live cluster was not touched.",
+            )
         for database in databases:
             with self.ask(database["name"]) as connection:
                 row = connection.execute("SELECT count(*) AS n FROM pg_class WHERE relkind IN ('r', 'p')").fetchone()
@@ -206,3 +249,9 @@ class Beside:
         login = self._login(database)
         with connect(login, "pitr") as connection, server_errors(login, f"See {self.places.log}."):
             yield connection
+
+
+def _told(lines: list[str]) -> str:
+    """What the server, and pgBackRest below it, said of a failure; empty when they said nothing."""
+    found = [match[1].strip() for line in lines for pattern in (TROUBLE, FATAL) if (match := pattern.search(line))]
+    return "; ".join(list(dict.fromkeys(found))[:3])

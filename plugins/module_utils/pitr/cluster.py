@@ -22,6 +22,12 @@ DISTRIBUTIONS = ("/usr/lib/postgresql/{major}/bin", "/usr/pgsql-{major}/bin")
 # A container ends when this process ends (A86 ⚠).
 FIRST_PROCESS = 1
 LOG_BYTES = 65536
+# Settings, and what pg_controldata calls them.
+LIMITS = {
+    "max_connections": "max_connections", "max_worker_processes": "max_worker_processes",
+    "max_wal_senders": "max_wal_senders", "max_prepared_transactions": "max_prepared_xacts",
+    "max_locks_per_transaction": "max_locks_per_xact",
+}
 
 
 class Cluster:
@@ -52,6 +58,11 @@ class Cluster:
         )
         pairs = (line.partition(":") for line in done.stdout.splitlines())
         return {label.strip(): value.strip() for label, _colon, value in pairs}
+
+    def limits(self) -> dict[str, int]:
+        """What a server needs at least to replay this cluster's WAL while it answers, by the names of the settings."""
+        found = self.control_data()
+        return {name: int(found[f"{label} setting"]) for name, label in LIMITS.items() if f"{label} setting" in found}
 
     def pid(self) -> int | None:
         """The postmaster's process id; None when none runs here. It works in its data directory, which proves it."""
@@ -126,7 +137,14 @@ class Cluster:
             RunbookError: the command failed.
         """
         with self.progress.during(lambda: what):
-            process.run(list(argv), timeout_s=timeout_s, hint="Check postgresql_control in the inventory.")
+            done = process.run(
+                list(argv), timeout_s=timeout_s, check=False, hint="Check postgresql_control in the inventory.",
+            )
+        if done.returncode != 0:
+            raise RunbookError(
+                f"{what.capitalize()} failed: {Path(argv[0]).name} {done.ending}, and said: "
+                f"{done.stderr_tail or 'nothing'}.", "See the server's log, and postgresql_control in the inventory.",
+            )
 
     def wait_promoted(self, timeout_s: float) -> None:
         """Until the server is up and has left recovery.
@@ -139,7 +157,8 @@ class Cluster:
             if self.pid() is None or time.monotonic() > deadline:
                 raise RunbookError(
                     f"The server in {self.data} {'ended' if self.pid() is None else 'is not up'} before it accepted "
-                    "writes.", "See its log.",
+                    f"writes ({timeout_s:.0f} s were given).",
+                    "See its log, which is where postgresql_control has it written; then run the same command again.",
                 )
             self.progress.tick(lambda: f"waiting for the server in {self.data} to leave recovery")
             time.sleep(POLL_S)

@@ -96,11 +96,18 @@ class Exchange:
             "restore_command": self.work.repository.fetch_command(self.places.data), words[target.kind]: target.value,
             "recovery_target_inclusive": "off" if target.exclusive else "on", "recovery_target_action": "promote",
             "recovery_target_timeline": str(position.timeline),
+            # Until the next start they may be larger than what people set.
+            **self._limits(),
         }
         text = self._own_settings(self.places.data) + "".join(
             f"{name} = '{_escaped(value)}'\n" for name, value in lines.items()
         )
         write_whole(self.places.restoring / "postgresql.auto.conf", text, owner=self.work.owner)
+
+    def _limits(self) -> dict[str, str]:
+        """What was larger at the target than it is live: a replay with less ends the server."""
+        now, then = self.work.live.limits(), self.work.beside.limits()
+        return {name: str(value) for name, value in then.items() if value > now.get(name, 0)}
 
     @staticmethod
     def _own_settings(folder: Path) -> str:

@@ -113,13 +113,20 @@ class Recovery:
         target = parse_target(
             self.request.target_kind, self.request.target, exclusive=self.request.exclusive, backup=self.request.backup
         )
+        if _is_done(position, target, self.request.backup):
+            # To do it once more would lose what was written since; whoever was cut off at its end starts it again.
+            self.result.values.update(target=target.as_dict(), notes=[
+                f"The cluster was recovered to {target} by the run {position.run}, so nothing is left to do. To "
+                f"recover it anew, go back from that first ({UNDO}), or choose another target."
+            ])
+            return
         live, segment_size, timeline = self._look()
         problems = problems_of(self.live, self.places, live)
         if problems:
             raise RunbookError(" ".join(problems), "Nothing was changed.", problems=problems)
         now = datetime.now(UTC)
-        chosen = self._choose(target, segment_size, timeline, live_goes_on=live is not None, now=now)
-        needed, free, problem = disk_problem(chosen.base, self.places.data.parent)
+        chosen = self._choose(target, segment_size, timeline, live=live, now=now)
+        needed, free, problem = disk_problem(chosen, segment_size, self.places.data.parent)
         same = position.state in (at.RESTORING, at.RESTORED) and (position.target, position.backup) == (
             target.as_dict(), chosen.base.label
         )
@@ -129,12 +136,15 @@ class Recovery:
             target=target.as_dict(), backup=chosen.base.as_dict(), needed_bytes=needed, free_bytes=free,
             losses=window.losses(target, None if live else chosen.newest_at, now if live else chosen.newest_at or now),
             lost_seconds=_lost_seconds(target, now if live else chosen.newest_at),
-            sessions=live.facts["sessions"] if live else None, notes=live.notes() if live else [
+            sessions=live.facts["sessions"] if live else None, notes=(live.notes() if live else [
                 "The live server does not run: what it had not archived cannot be recovered."
-            ],
+            ]) + ([
+                f"The WAL segment {chosen.gaps[0]} is missing in the archive: a {target.kind} after it is not reached."
+            ] if chosen.gaps else []),
         )
         if same and position.state == at.RESTORED and self.beside.status() == "ready":
             self.result.values["reached"] = self.copy.reached(target)
+            self.result.values["databases"] = self.copy.prove(position.system_identifier)
             return
         if live:
             self.result.plan.add(
@@ -158,9 +168,7 @@ class Recovery:
         if live:
             self.progress.say("archiving what was written until now")
             archive_now(self.request.login, self.progress, self.request.archive_timeout_s)
-            chosen = self._choose(
-                target, segment_size, timeline, live_goes_on=False, now=datetime.now(UTC), label=chosen.base.label
-            )
+            chosen = self._choose(target, segment_size, timeline, now=datetime.now(UTC), label=chosen.base.label)
         self.beside.stop(self.request.stop_timeout_s)
         before = asdict(position) if position.state == at.DONE else position.before
         if not same:
@@ -195,7 +203,9 @@ class Recovery:
         if position.state in (at.OPENED, at.DONE):
             return
         if position.state not in (at.RESTORED, at.EXCHANGING, at.OPENING):
-            raise RunbookError("No restored cluster stands beside the live one.", "Restore it first.")
+            raise RunbookError(
+                f"No restored cluster stands beside {self.places.data}: it is {position.state}.", "Restore it first.",
+            )
         if not self.request.start or not self.request.stop:
             raise RunbookError(
                 "Nothing says how the live server is started and stopped.", "Set postgresql_control in the inventory."
@@ -218,8 +228,14 @@ class Recovery:
             if self.live.pid() is None:
                 self.exchange.command(self.request.start, "starting the restored cluster", self.request.start_timeout_s)
             self.live.wait_promoted(self.request.start_timeout_s)
-        except BaseException:
-            self.exchange.give_way()
+        except BaseException as error:
+            try:
+                self.exchange.give_way()
+            except (RunbookError, OSError) as second:
+                raise RunbookError(
+                    f"{error} The old cluster could not be made live again: {second}",
+                    "Mend that, then run the same command again: it goes on from there.",
+                ) from error
             raise
         position = self.places.write(position, state=at.OPENED)
         self.exchange.configure_as_before(Path(position.kept))
@@ -237,7 +253,8 @@ class Recovery:
             return
         if position.state != at.OPENED:
             raise RunbookError(
-                "The restored cluster is not live.", "Run the playbook again: it goes on from there."
+                f"No restored cluster is live in {self.places.data}: it is {position.state}.",
+                "Run the playbook again: it goes on from there.",
             )
         self.result.plan.add("make a base backup of the new timeline", self.request.stanza, before=None, after="made")
         self.result.plan.add("read the repository", self.request.stanza, before="unknown", after="verified")
@@ -302,7 +319,10 @@ class Recovery:
             )
         kept = Path(position.kept)
         if position.state != at.UNDOING and not kept.exists():
-            raise RunbookError(f"The old cluster {kept} is not there any more.", "Nothing was changed.")
+            raise RunbookError(
+                f"The old cluster {kept} is not there any more.",
+                "Nothing was changed. Recover to a time before the exchange instead, with sre.runbooks.database_pitr.",
+            )
         abandoned = position.abandoned or str(
             self.places.aside("abandoned", datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"))
         )
@@ -352,10 +372,11 @@ class Recovery:
         if position.state in UNDER_WAY:
             return replace(position, state=state) if state == at.OPENED else position
         request = self.request
-        same = position.state == at.DONE and (not request.target or position.target == parse_target(
+        if request.target and not _is_done(position, parse_target(
             request.target_kind, request.target, exclusive=request.exclusive, backup=request.backup or position.backup
-        ).as_dict())
-        return position if same else Position(state)
+        ), request.backup):
+            return Position(state)
+        return position if position.state == at.DONE else Position(state)
 
     def _look(self) -> tuple[Live | None, int, int]:
         """The live server, the size of its WAL segments and its timeline."""
@@ -391,11 +412,14 @@ class Recovery:
         return [window.reach(one, archives[one.archive], timeline, segment_size) for one in fitting]
 
     def _choose(
-        self, target: Target, segment_size: int, timeline: int, *, live_goes_on: bool, now: datetime,
+        self, target: Target, segment_size: int, timeline: int, *, now: datetime, live: Live | None = None,
         label: str | None = None,
     ) -> window.Reach:
+        """A backup that leads to the target: over what is archived, and over what a live server will have archived."""
         chosen = window.choose(self._reaches(segment_size, timeline), target, label or self.request.backup or None)
-        window.require_reached(chosen, target, live_goes_on=live_goes_on, now=now)
+        window.require_reached(
+            chosen, target, live_goes_on=live is not None, now=now, lsn=live.facts["lsn"] if live else None
+        )
         return chosen
 
     def _make_private(self, folder: Path) -> None:
@@ -425,6 +449,11 @@ def describe(places: Places) -> dict[str, Any]:
         **{name: value for name, value in asdict(position).items() if name != "before"},
         "kept_folders": sorted(str(path) for path in aside),
     }
+
+
+def _is_done(position: Position, target: Target, backup: str | None) -> bool:
+    """Whether this very recovery has ended, and the cluster is the one that it made."""
+    return position.state == at.DONE and position.target == target.as_dict() and backup in (None, "", position.backup)
 
 
 def _patient(describe: Callable[[], str]) -> str:

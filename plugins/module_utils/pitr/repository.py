@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +25,13 @@ from ansible_collections.sre.runbooks.plugins.module_utils.pitr.window import (
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.run import process
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import size
 
 QUIET = ("--log-level-console=off", "--log-level-stderr=error")
 LOOK_S = 120.0
+# pgBackRest's codes for a file that has another checksum, another form, cannot be read, is missing.
+UNREADABLE = (26, 29, 39, 41, 55)
+NOT_WRITTEN = 64
 ARCHIVE_LINE = re.compile(r"\s*archiveId: (\S+), total WAL checked: (\d+), total valid WAL: (\d+)")
 BACKUP_LINE = re.compile(r"\s*backup: (\S+), status: ([^,]+), total files checked: (\d+), total valid files: (\d+)")
 
@@ -125,10 +130,16 @@ class Repository:
             *target.options(), f"--target-timeline={timeline}", "--target-action=pause", "--archive-mode=off",
             f"--process-max={self.processes}", *QUIET, *(["--delta"] if delta else []),
         ]
-        process.run(
+        done = process.run(
             self.argv("restore", *options), timeout_s=self.timeout_s, owner=self.owner, while_waiting=while_waiting,
-            hint="Run the same command again: it goes on from there. Nothing of the live cluster was touched.",
+            check=False, hint="Run the same command again; nothing of the live cluster was touched.",
         )
+        if done.returncode != 0:
+            raise RunbookError(
+                f"The base backup {base.label} was not restored: pgbackrest {done.ending}: "
+                f"{done.stderr_tail or 'it printed no error'}.",
+                _next_step(done.returncode, base.label, into), backup=base.label,
+            )
 
     def fetch_command(self, data: Path) -> str:
         """PostgreSQL's restore_command for the cluster in `data`: a line for a shell, in which `%` is PostgreSQL's own.
@@ -171,3 +182,19 @@ class Repository:
             raise RunbookError(
                 f"pgbackrest {command} printed no JSON: {text[:80]!r}.", "Run it by hand as the server's user."
             ) from error
+
+
+def _next_step(code: int, label: str, into: Path) -> str:
+    """What to do when a restore failed, from pgBackRest's own words."""
+    free = shutil.disk_usage(into.parent).free
+    if code == NOT_WRITTEN:
+        return (
+            f"Make room in {into.parent}, where {size(free)} are free, then run the same command again. The live "
+            "cluster was not touched."
+        )
+    if code in UNREADABLE:
+        return (
+            f"{label} cannot be read whole: begin with an older one (backup), and see what else is damaged with "
+            "pgbackrest verify --output=text --verbose. The live cluster was not touched."
+        )
+    return "Mend that, then run the same command again. The live cluster was not touched."

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.cluster import FIRST_PROCESS, Cluster
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.position import Places
-from ansible_collections.sre.runbooks.plugins.module_utils.pitr.window import Base
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.window import Reach
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import (
     Login,
     connect,
@@ -30,14 +30,17 @@ if TYPE_CHECKING:
 
 # sun_path of Linux, with its final zero.
 SOCKET_PATH_BYTES = 107
-# Recovery keeps some WAL, and a checkpoint writes.
+# What is replayed makes tables grow.
 HEADROOM = 1.1
+# So much of the WAL stays on the disk while it is replayed, whatever the cluster's own max_wal_size is.
+REPLAYED_WAL_BYTES = 1 << 30
 POLL_S = 0.1
 SEGMENT_NAME = re.compile(r"[0-9A-F]{24}")
 FACTS = """
 SELECT system_identifier::text AS system_identifier, pg_is_in_recovery() AS standby,
   current_setting('data_directory') AS data_directory, current_setting('config_file') AS config_file,
   current_setting('archive_mode') AS archive_mode,
+  CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_insert_lsn()::text END AS lsn,
   current_setting('shared_preload_libraries') AS libraries,
   (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()) AS sessions,
   (SELECT count(*) FROM pg_prepared_xacts) AS prepared,
@@ -90,8 +93,14 @@ def read_live(login: Login, cluster: Cluster) -> Live | None:
     if cluster.pid() is None:
         return None
     hint = "The user must be a superuser; check the inventory."
-    with connect(login, "pitr") as connection, server_errors(login, hint):
-        facts = connection.execute(FACTS).fetchone()
+    try:
+        with connect(login, "pitr") as connection, server_errors(login, hint):
+            facts = connection.execute(FACTS).fetchone()
+    except RunbookError as error:
+        raise RunbookError(
+            error.message, f"{error.hint} A server that cannot be mended is stopped first: then it is recovered from "
+            "what it has archived.", **error.context,
+        ) from error
     if not os.path.samefile(facts["data_directory"], cluster.data):
         raise RunbookError(
             f"The server as {login.place} has its data in {facts['data_directory']}, not in {cluster.data}.",
@@ -107,20 +116,28 @@ def problems_of(cluster: Cluster, places: Places, live: Live | None) -> list[str
     if data.is_symlink():
         found.append(f"{data} is a link; give the folder that it leads to.")
     if os.path.ismount(data):
-        found.append(f"{data} is a mount point, which cannot be renamed.")
+        found.append(f"{data} is a mount point, which cannot be renamed: have the data one folder below it.")
     if cluster.pid() == FIRST_PROCESS:
-        found.append("The server is its container's first process: stopping it ends the container, and this with it.")
+        found.append(
+            "The server is its container's first process: stopping it ends the container, and this with it. Run it "
+            "below an init, or recover on the container's host."
+        )
     if (data / "pg_wal").is_symlink():
-        found.append(f"{data / 'pg_wal'} is a link, and two clusters must not share what it leads to.")
+        found.append(
+            f"{data / 'pg_wal'} is a link, and two clusters must not share what it leads to: have a folder there."
+        )
     owner = data.stat().st_uid
     if os.geteuid() not in (0, owner):
         found.append(f"{data} belongs to user {owner}, and this runs as {os.geteuid()}: become that user, or root.")
     elif owner == 0:
         found.append(f"{data} belongs to root, as whom PostgreSQL refuses to run.")
     elif not os.access(data.parent, os.W_OK):
-        found.append(f"{data.parent} cannot be written, and the restored cluster must stand beside the live one.")
+        found.append(
+            f"{data.parent} cannot be written, and the restored cluster must stand beside the live one: run this as "
+            "root, or let the server's user write there."
+        )
     if len(os.fsencode(places.socket / ".s.PGSQL.65535")) > SOCKET_PATH_BYTES:
-        found.append(f"The path {places.socket} is too long for a socket.")
+        found.append(f"The path {places.socket} is too long for a socket: have the data in a shorter one.")
     if live:
         if live.facts["standby"]:
             found.append("The server is a standby: recover its primary.")
@@ -130,15 +147,17 @@ def problems_of(cluster: Cluster, places: Places, live: Live | None) -> list[str
                 "must not share their folders."
             )
         if not live.archives:
-            found.append("The server does not archive: archive_mode is off.")
+            found.append("The server does not archive: archive_mode is off. Set it to on, and restart the server.")
     elif any((data / "pg_tblspc").iterdir()):
         found.append("Tablespaces are not served yet, and pg_tblspc is not empty.")
     return found
 
 
-def disk_problem(base: Base, beside: Path) -> tuple[int, int, str]:
+def disk_problem(chosen: Reach, segment_size: int, beside: Path) -> tuple[int, int, str]:
     """Needed and free bytes where the restored cluster will stand, and a sentence when they do not suffice."""
-    needed, free = int(base.bytes * HEADROOM), shutil.disk_usage(beside).free
+    segments = chosen.newest.number - chosen.base.first.number + 1 if chosen.newest else 0
+    needed = int(chosen.base.bytes * HEADROOM) + min(segments * segment_size, REPLAYED_WAL_BYTES)
+    free = shutil.disk_usage(beside).free
     if free >= needed:
         return needed, free, ""
     return needed, free, f"{beside} has {size(free)} free, and the restored cluster needs {size(needed)}."
@@ -153,9 +172,9 @@ def archive_now(login: Login, progress: Progress, timeout_s: float) -> str:
         RunbookError: it does not come into the archive in time.
     """
     with connect(login, "pitr") as connection, server_errors(login, "Mend that, then run the same command again."):
+        failed = connection.execute(ARCHIVER).fetchone()["failed_count"]
         connection.execute("SELECT pg_current_xact_id()")
         segment = connection.execute("SELECT pg_walfile_name(pg_switch_wal()) AS name").fetchone()["name"]
-        failed = connection.execute(ARCHIVER).fetchone()["failed_count"]
         deadline = time.monotonic() + timeout_s
         while not _has_archived(connection, segment):
             row = connection.execute(ARCHIVER).fetchone()

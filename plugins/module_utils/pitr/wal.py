@@ -16,12 +16,13 @@ LSN = re.compile(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})")
 HISTORY_LINE = re.compile(r"\s*(\d+)\s+([0-9A-Fa-f]+/[0-9A-Fa-f]+)(?:\s.*)?")
 
 LINE = re.compile(
-    r"rmgr: (?P<manager>\w+) +len \(rec/tot\): *\d+/ *\d+, tx: *(?P<xid>\d+), lsn: (?P<lsn>[0-9A-F]+/[0-9A-F]+),"
-    r" prev (?P<previous>[0-9A-F]+/[0-9A-F]+), desc: (?P<what>\S+) ?(?P<rest>.*)"
+    r"rmgr: (?P<manager>\w+) +len \(rec/tot\): *\d+/ *\d+, tx: *(?P<xid>\d+),"
+    r" lsn: (?P<lsn>[0-9A-F]{1,8}/[0-9A-F]{1,8}), prev (?P<previous>[0-9A-F]+/[0-9A-F]+), desc: (?P<what>\S+) ?"
+    r"(?P<rest>.*)"
 )
 # The most frequent lines by far: rows of one relation. All pages of such a record are that relation's.
 ROWS = re.compile(
-    r"rmgr: Heap2? +len \(rec/tot\): *\d+/ *\d+, tx: *(?P<xid>\d+), lsn: (?P<lsn>[0-9A-F]+/[0-9A-F]+),"
+    r"rmgr: Heap2? +len \(rec/tot\): *\d+/ *\d+, tx: *(?P<xid>\d+), lsn: (?P<lsn>[0-9A-F]{1,8}/[0-9A-F]{1,8}),"
     r" prev [0-9A-F]+/[0-9A-F]+, desc: (?P<what>[A-Z_+]+)[ ,][^#]*, blkref #0: rel (?P<file>\d+/\d+/(?P<node>\d+))"
     r" blk \d+(?: FPW)?(?:, blkref #1: .*)?"
 )

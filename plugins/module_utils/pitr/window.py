@@ -95,6 +95,7 @@ class Reach:
         newest_at: when that came into the archive: nothing later is in it.
         gaps: names of missing segments with others after them, at most ten.
         problem: one sentence when the backup leads nowhere; empty when it does.
+        end_lsn: where the newest segment ends.
     """
 
     base: Base
@@ -102,6 +103,7 @@ class Reach:
     newest_at: datetime | None
     gaps: tuple[str, ...]
     problem: str = ""
+    end_lsn: int = 0
 
 
 def read_info(info: Any, stanza: str, size: int) -> list[Base]:
@@ -231,7 +233,7 @@ def reach(base: Base, archive: Archive, timeline: int, size: int) -> Reach:
         number += 1
     if newest is None or newest.number < base.last.number:
         return Reach(base, None, None, tuple(gaps), f"its own WAL segment {gaps[0]} is not in the archive")
-    return Reach(base, newest, newest_at, tuple(gaps))
+    return Reach(base, newest, newest_at, tuple(gaps), end_lsn=(newest.number + 1) * size)
 
 
 def choose(reaches: Sequence[Reach], target: Target, label: str | None) -> Reach:
@@ -277,18 +279,21 @@ def losses(target: Target, newest_at: datetime | None, now: datetime) -> str:
     return f"{until}, losing {about(max(0.0, (end - moment).total_seconds()))} of writes"
 
 
-def require_reached(one: Reach, target: Target, *, live_goes_on: bool, now: datetime) -> None:
-    """Refuse a time that the archive does not reach.
+def require_reached(one: Reach, target: Target, *, live_goes_on: bool, now: datetime, lsn: str | None = None) -> None:
+    """Refuse a time or an LSN that the archive does not reach; of other targets nobody knows where they are.
 
     Args:
         one: the backup that was chosen.
         target: where to.
         live_goes_on: the live server runs and archives: what it has written until now comes in time.
         now: this moment.
+        lsn: where the live server writes, when it runs.
 
     Raises:
         RunbookError: it is in the future, or after the newest WAL.
     """
+    if target.lsn is not None:
+        _require_lsn(one, target, live_goes_on=live_goes_on, lsn=lsn)
     moment = target.moment
     if moment is None:
         return
@@ -307,6 +312,23 @@ def require_reached(one: Reach, target: Target, *, live_goes_on: bool, now: date
             f"{about((moment - one.newest_at).total_seconds())} more than you asked for.",
             "The live server does not archive what it has. Start it or mend its archiving, or choose an earlier time.",
         )
+
+
+def _require_lsn(one: Reach, target: Target, *, live_goes_on: bool, lsn: str | None) -> None:
+    if lsn and target.lsn > parse_lsn(lsn):
+        raise RunbookError(
+            f"{target.value} has not been written yet: the live server is at {lsn}.", "Choose an earlier LSN.", lsn=lsn,
+        )
+    if target.lsn <= one.end_lsn or (live_goes_on and not one.gaps):
+        return
+    why = f"the WAL segment {one.gaps[0]} is missing" if one.gaps else "the newest WAL ends there"
+    raise RunbookError(
+        f"The archive leads from {one.base.label} to {one.end_lsn >> 32:X}/{one.end_lsn & 0xFFFFFFFF:X} and not to "
+        f"{target.value}: {why}.",
+        "Choose an earlier LSN" + (", or a backup that was made after the gap." if one.gaps else
+                                   ", or start the live server, so that it archives what it has."),
+        gaps=list(one.gaps),
+    )
 
 
 def _before_end(base: Base, target: Target) -> bool:

@@ -74,7 +74,8 @@ def decide(records: Sequence[Record], resume: str = "") -> Outcome:
             case "step":
                 steps += 1
     acted = bool(steps) or "apply" in phases
-    if recorded is not None and recorded.outcome == REFUSED and acted:
+    # A role that had ended what it does says itself what a no then leaves.
+    if recorded is not None and recorded.outcome == REFUSED and acted and phases.get("apply") != "end":
         recorded, failure = None, recorded.message
     if recorded is not None:
         if recorded.success and failure:

@@ -4,40 +4,74 @@
 
 | fixture | scope | what |
 |---|---|---|
-| `archived` | function | a started `lab.pgbackrest.PgBackRestServer`: one base backup, rows before and after a moment |
+| `cluster` | module | an `Archived`: a server with an archive and one base backup; for root, on a small disk |
+| `archived` | function | the same, with an accident of this test's own; afterwards it is as it was before |
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
-from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import connect
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login, connect
 
 from lab.pgbackrest import STANZA, PgBackRestServer, has_pgbackrest
 from tests.integration.backup.conftest import as_arguments, call_module, start_module
 
 __all__ = ["call_module", "start_module"]
 
+# Enough for a few clusters, little enough to be filled.
+DISK = "768m"
+LABEL = re.compile(r"new backup label = (\S+)")
 
-@dataclass(frozen=True)
+
+class SmallSegments(PgBackRestServer):
+    """A server whose WAL needs little room and little time; the scenarios have the usual segments."""
+
+    LOCALE: ClassVar[tuple[str, ...]] = (*PgBackRestServer.LOCALE, "--wal-segsize", "1")
+
+
 class Archived:
     """A cluster whose orders 1 to 100 were there at `moment`, and of which 90 were dropped after it."""
 
-    server: PgBackRestServer
-    moment: str
-    call_module: Callable[..., dict[str, Any]]
-    start_module: Callable[..., subprocess.Popen[str]]
+    def __init__(self, server: PgBackRestServer, call: Callable[..., Any], start: Callable[..., Any]) -> None:
+        self.server, self.call_module, self.start_module = server, call, start
+        self.base = self.moment = ""
+        # The moment, by each kind of target.
+        self.targets: dict[str, dict[str, Any]] = {}
+
+    @property
+    def data(self) -> Path:
+        """The data directory."""
+        return self.server.data_directory
+
+    def lose(self) -> str:
+        """All orders are there; then most of them are dropped, by an accident. The moment between the two."""
+        self.run("INSERT INTO orders SELECT generate_series(1, 100) ON CONFLICT DO NOTHING")
+        self.moment = self.now()
+        name = f"before {self.moment}"
+        place = self.run(f"SELECT pg_create_restore_point('{name}')::text")
+        accident = self.run(
+            "WITH gone AS (DELETE FROM orders WHERE id > 10 RETURNING 1) SELECT pg_current_xact_id()::text FROM gone"
+        )
+        self.targets = {
+            "time": {"target": self.moment}, "lsn": {"target": place, "backup": self.base},
+            "name": {"target": name, "backup": self.base},
+            "transaction": {"target": accident, "backup": self.base, "exclusive": True},
+        }
+        return self.moment
 
     def arguments(self, state: str, **more: Any) -> dict[str, Any]:
         """For pg_pitr."""
         found = {
-            "login": as_arguments(self.server.login), "data_directory": str(self.server.data_directory),
+            "login": as_arguments(self.server.login), "data_directory": str(self.data),
             "config": str(self.server.config), "stanza": STANZA, "run": "r1", "state": state, "target": self.moment,
             "control": self.server.control, "postgresql_bin_directory": str(self.server.bin_directory),
         }
@@ -53,9 +87,9 @@ class Archived:
         assert not result.get("failed"), result["msg"]
         return result
 
-    def info(self) -> dict[str, Any]:
+    def info(self, **more: Any) -> dict[str, Any]:
         """pg_pitr_info."""
-        arguments = self.arguments("restored")
+        arguments = self.arguments("restored", **more)
         for name in ("run", "state", "target", "control"):
             del arguments[name]
         return self.call_module("pg_pitr_info", arguments)
@@ -67,6 +101,10 @@ class Archived:
             row = cursor.fetchone() if cursor.description else None
         return next(iter(row.values())) if row else None
 
+    def now(self) -> str:
+        """The server's time."""
+        return self.run("SELECT clock_timestamp()").isoformat()
+
     def orders(self) -> int:
         """How many there are live."""
         return self.run("SELECT count(*) FROM orders")
@@ -77,31 +115,97 @@ class Archived:
         names = (path.name for path in self.server.folder.glob("data.*"))
         return sorted(name.split("-")[0] for name in names if name != "data.pitr")
 
+    def beside_orders(self, restored: dict[str, Any]) -> int:
+        """How many there are in the restored cluster that stands beside."""
+        with connect(self.login_beside(restored), "tests") as connection:
+            return connection.execute("SELECT count(*) AS n FROM orders").fetchone()["n"]
+
+    @staticmethod
+    def login_beside(restored: dict[str, Any]) -> Login:
+        """Into the restored cluster that stands beside."""
+        return Login(restored["reached"]["socket"], restored["reached"]["port"], "postgres", "", "postgres", "disable")
+
+    def archive(self) -> str:
+        """Have everything that was written until now in the archive; the segment that holds its end."""
+        name = self.run("SELECT pg_walfile_name(pg_current_wal_lsn())")
+        self.server.pgbackrest("check")
+        return name
+
+    @contextlib.contextmanager
+    def without(self, name: str) -> Iterator[str]:
+        """A segment of the archive is not there."""
+        [path] = (self.server.folder / "repository" / "archive" / STANZA).rglob(f"{name}-*")
+        away = self.server.folder / path.name
+        path.rename(away)
+        try:
+            yield name
+        finally:
+            away.rename(path)
+
+    def settle(self) -> None:
+        """The first cluster is live, and nothing stands beside it."""
+        self.done("undone", losses_agreed=True)
+        for path in self.server.folder.glob("data.*-*"):
+            shutil.rmtree(path)
+        if self.server.pid is None:
+            self.server.start()
+        assert self.beside == []
+
 
 def make_archived(folder: Path, call: Callable[..., Any], start: Callable[..., Any], **more: Any) -> Archived:
     """A new one, up."""
-    server = PgBackRestServer(folder, **more).start()
-    server.backup()
-    found = Archived(server, "", call, start)
+    assert has_pgbackrest(), "pgBackRest is missing; run: make older-server, or apt-get install pgbackrest postgresql"
+    found = Archived(SmallSegments(folder, **more).start(), call, start)
+    found.base = LABEL.search(found.server.backup())[1]
     found.run("CREATE TABLE orders (id int PRIMARY KEY, at timestamptz DEFAULT clock_timestamp())")
-    found.run("INSERT INTO orders SELECT generate_series(1, 100)")
     # The time of a backup is known to the second.
     found.run("SELECT pg_sleep(1.1)")
-    moment = found.run("SELECT clock_timestamp()").isoformat()
-    found.run("DELETE FROM orders WHERE id > 10")
-    return Archived(server, moment, call, start)
+    return found
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """A folder on a disk of its own, where we may mount one. The path of a socket has to be short."""
+    folder.mkdir(mode=0o711)
+    mount, unmount = (shutil.which(name) or name for name in ("mount", "umount"))
+    root = os.geteuid() == 0
+    if root:
+        subprocess.run([mount, "-t", "tmpfs", "-o", f"size={DISK},mode=0711", "tmpfs", str(folder)], check=True)
+    try:
+        yield folder / "cluster"
+    finally:
+        if root:
+            subprocess.run([unmount, "--lazy", str(folder)], check=True)
+        shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def filled(folder: Path, leave: int) -> Iterator[None]:
+    """A disk with so many bytes free."""
+    ballast = folder / "ballast"
+    with ballast.open("wb") as stream:
+        os.posix_fallocate(stream.fileno(), 0, shutil.disk_usage(folder).free - leave)
+    try:
+        yield
+    finally:
+        ballast.unlink()
+
+
+@pytest.fixture(scope="module")
+def cluster(
+    server_folder: Path, call_module: Callable[..., Any], start_module: Callable[..., Any]
+) -> Iterator[Archived]:
+    """One for all tests of a file, each of which leaves it as it was."""
+    with small_disk(server_folder / "pitr") as folder:
+        try:
+            yield make_archived(folder, call_module, start_module)
+        finally:
+            PgBackRestServer(folder).end_all()
 
 
 @pytest.fixture
-def archived(
-    server_folder: Path, request: pytest.FixtureRequest, call_module: Callable[..., Any],
-    start_module: Callable[..., Any],
-) -> Iterator[Archived]:
-    """One for this test alone; each takes about five seconds to make."""
-    assert has_pgbackrest(), "pgBackRest is missing; run: make older-server, or apt-get install pgbackrest postgresql"
-    folder = server_folder / f"pitr-{abs(hash(request.node.name)) % 10**8}"
-    try:
-        yield make_archived(folder, call_module, start_module)
-    finally:
-        PgBackRestServer(folder).end_all()
-        shutil.rmtree(folder, ignore_errors=True)
+def archived(cluster: Archived) -> Iterator[Archived]:
+    """With an accident of its own."""
+    cluster.lose()
+    yield cluster
+    cluster.settle()

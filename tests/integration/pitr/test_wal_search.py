@@ -69,7 +69,7 @@ class Scene:
         # A segment without a record is not ended.
         name = self.one("SELECT pg_walfile_name(pg_current_wal_lsn()) FROM pg_logical_emit_message(false, 'test', 'x')")
         self.run("SELECT pg_switch_wal()")
-        assert machine.wait_for(lambda: (self.archive / name).exists(), 20), name
+        assert machine.wait_for((self.archive / name).exists, 20), name
         return str(name)
 
     def search(self, table: str | None = None, **more: Any) -> dict[str, Any]:

@@ -161,6 +161,27 @@ def test_time_after_the_newest_wal_says_how_much_less_would_come() -> None:
     assert losses(at_time(minute(10)), None, minute(40)).endswith("losing 30 minutes of writes")
 
 
+@pytest.mark.parametrize(("place", "present", "live", "told"), [
+    ("0/4000050", (2, 3, 4), None, ""),
+    ("0/5000050", (2, 3, 4), "0/6000000", ""),
+    ("0/7000050", (2, 3, 4), "0/6000000", "has not been written yet: the live server is at 0/6000000"),
+    ("0/5000050", (2, 3, 4), None, "leads from a to 0/5000000 and not to 0/5000050: the newest WAL ends there"),
+    ("0/6000050", (2, 3, 4, 6), "0/7000000",
+     "not to 0/6000050: the WAL segment 000000010000000000000005 is missing"),
+])
+def test_an_lsn_is_in_the_archive_or_will_be(place: str, present: tuple[int, ...], live: str | None, told: str) -> None:
+    """A86 ⚠: a replay that ends before its target is noticed after hours."""
+    found = reach(base("a", 4), archive(*present), 1, SIZE)
+    target = parse_target("lsn", place, exclusive=False, backup="a")
+    said = ""
+    try:
+        require_reached(found, target, live_goes_on=live is not None, now=minute(60), lsn=live)
+    except RunbookError as error:
+        said = str(error)
+    assert told in said
+    assert bool(told) is bool(said)
+
+
 @given(st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(

@@ -42,6 +42,8 @@ APPLY = phase("apply", "begin")
         ([outcome("refused", "No."), FAILURE], "refused"),
         # A no in the middle of a change is no harmless refusal.
         ([APPLY, STEP, outcome("refused", "No.")], "unknown"),
+        # One at its end, of a role that says what it leaves, is.
+        ([APPLY, STEP, phase("apply", "end"), outcome("refused", "No."), FAILURE], "refused"),
         ([outcome("nothing to do"), APPLY, outcome("done")], "done"),
     ],
 )
