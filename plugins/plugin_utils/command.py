@@ -37,7 +37,8 @@ SWITCHES = {
 KEPT = ("run_directory", "run_lock_directory", "run_lock_host", "consumers")
 # The playbooks' own words beside target, expect and approve: what somebody gave for this target, and never a secret.
 WORDS = (
-    "backup", "before", "retired", "drop", "remove", "to", "kind", "exclusive", "to_name", "to_server", "tables", "schema",
+    "backup", "before", "retired", "drop", "remove", "to", "kind", "exclusive", "to_name", "to_server", "tables",
+    "schema",
 )
 # What every playbook understands; an answer and a number are given anew each time.
 COMMON = ("target", "expect", "approve")
