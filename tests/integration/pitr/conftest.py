@@ -148,6 +148,8 @@ class Archived:
         for path in self.server.folder.glob("data.*-*"):
             shutil.rmtree(path)
         if self.server.pid is None:
+            # A killed one that nobody has reaped yet is taken for a living one by the next.
+            (self.data / "postmaster.pid").unlink(missing_ok=True)
             self.server.start()
         assert self.beside == []
 
