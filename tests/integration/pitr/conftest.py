@@ -153,7 +153,8 @@ class Archived:
             shutil.rmtree(path)
         if self.server.pid is None:
             # A killed one that nobody has reaped yet is taken for a living one by the next.
-            (self.data / "postmaster.pid").unlink(missing_ok=True)
+            for left in (self.data / "postmaster.pid", *self.server.socket_directory.glob(".s.*.lock")):
+                left.unlink(missing_ok=True)
             self.server.start()
         assert self.beside == []
 
