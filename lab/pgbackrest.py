@@ -55,7 +55,6 @@ class PgBackRestServer(PostgresServer):
             "fsync": "off", "shared_buffers": "16MB", "max_connections": "30", **(settings or {}),
             "wal_level": "replica",
             "unix_socket_directories": str(self.socket_directory), "archive_mode": "on", "archive_timeout": "0",
-            "max_wal_size": "64MB", "min_wal_size": "32MB",
             "archive_command": f"pgbackrest --config={self.config} --stanza={STANZA} archive-push %p",
         }
 

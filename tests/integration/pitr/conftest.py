@@ -37,6 +37,10 @@ class SmallSegments(PgBackRestServer):
 
     LOCALE: ClassVar[tuple[str, ...]] = (*PgBackRestServer.LOCALE, "--wal-segsize", "1")
 
+    def __init__(self, folder: Path, repository: dict[str, str] | None = None) -> None:
+        super().__init__(folder, repository=repository)
+        self.settings |= {"max_wal_size": "64MB", "min_wal_size": "16MB"}
+
 
 class Archived:
     """A cluster whose orders 1 to 100 were there at `moment`, and of which 90 were dropped after it."""
@@ -148,6 +152,9 @@ class Archived:
         for path in self.server.folder.glob("data.*-*"):
             shutil.rmtree(path)
         if self.server.pid is None:
+            # A killed one that nobody has reaped yet is taken for a living one by the next.
+            for left in (self.data / "postmaster.pid", *self.server.socket_directory.glob(".s.*.lock")):
+                left.unlink(missing_ok=True)
             self.server.start()
         assert self.beside == []
 
