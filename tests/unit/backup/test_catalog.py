@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import parse_time, pick
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.folder import TargetFolder
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import MANIFEST, Manifest, write_manifest
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import (
+    MANIFEST,
+    Manifest,
+    is_backup_id,
+    write_manifest,
+)
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import new_backup_id
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import (
     VERDICTS,
     Verdict,
@@ -159,3 +166,10 @@ def test_a_new_backup_is_measured_against_the_newest_whole_one(place: TargetFold
     (place.backup(IDS[2]) / MANIFEST).write_text("{}")
     assert place.newest_manifest().backup_id == IDS[1]
     assert TargetFolder(tmp_path, "bakery_ia", "another_db").newest_manifest() is None
+
+
+def test_ids_sort_by_age_within_a_second_as_well() -> None:
+    moments = [datetime(2026, 11, 21, 2, 15, 0, microsecond, tzinfo=UTC) for microsecond in (0, 16, 400_000, 999_999)]
+    ids = [new_backup_id(moment) for moment in moments]
+    assert ids == sorted(set(ids))
+    assert all(map(is_backup_id, ids))
