@@ -61,14 +61,21 @@ BATCH = 5000
 # Transaction numbers in rows have 32 bits: what is further apart than half of that cannot be told apart.
 COMPARABLE = 2**31
 
+# A type without its length is said by -1; NULL would say character, which is character(1). What makes two keys the same
+# is the operator of the key's own index (btree's strategy 3), which may be an extension's.
 COLUMNS = f"""
 SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, a.attname AS column,
-       format_type(a.atttypid, NULL) AS type, a.attgenerated <> '' AS computed, a.attidentity = 'a' AS fixed,
-       CASE WHEN i.indkey IS NOT NULL AND array_position(i.indkey::int2[], a.attnum) < i.indnkeyatts
-            THEN array_position(i.indkey::int2[], a.attnum) END AS key
+       format_type(a.atttypid, -1) AS type, a.attgenerated <> '' AS computed, a.attidentity = 'a' AS fixed,
+       CASE WHEN k.place < i.indnkeyatts THEN k.place END AS key,
+       (SELECT format('OPERATOR(%I.%s)', s.nspname, o.oprname) FROM pg_opclass AS p
+        JOIN pg_amop AS e ON e.amopfamily = p.opcfamily AND e.amopstrategy = 3 AND e.amoplefttype = p.opcintype
+             AND e.amoprighttype = p.opcintype
+        JOIN pg_operator AS o ON o.oid = e.amopopr JOIN pg_namespace AS s ON s.oid = o.oprnamespace
+        WHERE p.oid = i.indclass[k.place]) AS equals
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 LEFT JOIN pg_index AS i ON i.indrelid = c.oid AND i.indisprimary AND i.indisvalid
+LEFT JOIN LATERAL (SELECT array_position(i.indkey::int2[], a.attnum) AS place) AS k ON true
 WHERE c.relkind = 'r' AND {OURS} ORDER BY 2, 3, a.attnum
 """  # noqa: S608
 REFERENCES = """
@@ -142,12 +149,16 @@ def read_boundaries(
 
 @dataclass(frozen=True)
 class Column:
-    """A column: `computed` ones cannot be loaded, `fixed` ones (always as identity) not be changed."""
+    """A column: `computed` ones cannot be loaded, `fixed` ones (always as identity) not be changed.
+
+    `equals` is the operator that finds a key, where the column is part of one.
+    """
 
     name: str
     type: str
     computed: bool
     fixed: bool
+    equals: str | None
 
 
 @dataclass(frozen=True)
@@ -178,7 +189,7 @@ def read_shapes(connection: Connection) -> dict[tuple[str, str], TableShape]:
         rows.setdefault((row["schema"], row["name"]), []).append(row)
     shapes = {}
     for name, found in rows.items():
-        columns = [Column(row["column"], row["type"], row["computed"], row["fixed"]) for row in found]
+        columns = [Column(row["column"], row["type"], row["computed"], row["fixed"], row["equals"]) for row in found]
         keys = {row["key"]: column for row, column in zip(found, columns, strict=True) if row["key"] is not None}
         shapes[name] = TableShape(found[0]["oid"], *name, tuple(columns), tuple(keys[place] for place in sorted(keys)))
     return shapes
@@ -404,11 +415,13 @@ class Exporter:
         what: Any,
     ) -> dict[int, Any]:
         """`what` of the rows with these keys, by the place of the key in `values`; those that are there."""
-        types = {column.name: column.type for column in shape.columns}
+        own = {column.name: column for column in shape.columns}
         names = [sql.Identifier(f"k{number}") for number in range(len(key))]
         columns = [sql.Literal(list(column)) for column in zip(*values, strict=True)]
         same = [
-            sql.SQL("{} = u.{}::{}").format(identifier("t", column.name), name, sql.SQL(types[column.name]))
+            sql.SQL("{} {} u.{}::{}").format(
+                identifier("t", column.name), sql.SQL(column.equals), name, sql.SQL(own[column.name].type)
+            )
             for column, name in zip(key, names, strict=True)
         ]
         query = sql.SQL(

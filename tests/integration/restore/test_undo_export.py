@@ -163,6 +163,32 @@ def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_touched(
         shop.reach("undone", check=True, export_directory=tmp_path)
 
 
+def test_keys_of_every_type_are_found(shop: Shop, tmp_path: Path) -> None:
+    """A key that is cut, or compared by another rule than its index has, would be taken for a deleted one."""
+    shop.run("""
+    CREATE EXTENSION citext;
+    CREATE TYPE size AS ENUM ('s', 'm');
+    CREATE DOMAIN code AS char(3) CHECK (VALUE <> '');
+    CREATE TABLE lands (land char(2), mask bit(4), v int, PRIMARY KEY (land, mask));
+    CREATE TABLE names (name citext, code code, v int, PRIMARY KEY (name, code));
+    CREATE TABLE sizes (size size, parts varchar(5)[], at timestamptz, v int, PRIMARY KEY (size, parts, at));
+    INSERT INTO lands VALUES ('DE', B'1010', 1), ('DK', B'1010', 1), ('DE', B'1011', 1);
+    INSERT INTO names VALUES ('Anna', 'abc', 1), ('anton', 'abd', 1);
+    INSERT INTO sizes VALUES ('s', '{a,b}', '2026-11-21 14:30+01', 1), ('m', '{a,b}', '2026-11-21 14:30+01', 1);
+    """)
+    since = """
+    UPDATE lands SET v = 2 WHERE land = 'DK'; UPDATE names SET v = 2, name = 'ANNA' WHERE name = 'anna';
+    UPDATE sizes SET v = 2 WHERE size = 's'; DELETE FROM lands WHERE mask = B'1011';
+    """
+    next(_undone(shop, since, "DELETE FROM log"))
+    found = exported(shop, tmp_path / "exports")
+    assert found_in(found) == {"lands": (0, 1, 1, 0), "names": (0, 1, 0, 0), "sizes": (0, 1, 0, 0)}
+    assert load(shop, Path(found["folder"])).stderr == ""
+    assert [row["land"] + row["mask"] for row in shop.run("SELECT land, mask FROM lands ORDER BY 1, 2")] == [
+        "DE1010", "DK1010"
+    ]
+
+
 def test_nothing_written_leaves_no_folder(shop: Shop, tmp_path: Path) -> None:
     for _shop, _aside_name in _undone(shop, "SELECT 1"):
         found = exported(shop, tmp_path / "exports")
