@@ -115,13 +115,14 @@ def send(
     """
 
     def one(path: str) -> File:
-        source = PlainSource(folder / path, meter)
+        source = PlainSource(folder / path, meter, hashed=bool(recipients))
         about = (folder / path).stat().st_size
-        if not recipients:
-            with contextlib.closing(source):
+        with contextlib.closing(source):
+            if not recipients:
                 stored = put(path, source, about)
-        else:
-            with contextlib.closing(source), encrypted(iter(lambda: source.read(CHUNK), b""), recipients) as pipe:
+                # What is stored is the plain file, which was hashed on its way.
+                return File(path, stored.bytes, stored.sha256, stored)
+            with encrypted(iter(lambda: source.read(CHUNK), b""), recipients) as pipe:
                 stored = put(f"{path}{SUFFIX}", EndingStream(pipe.output, pipe.finish), about)
         return File(path, source.bytes, source.sha256, stored)
 
@@ -223,16 +224,17 @@ def _nothing(_count: int) -> None:
 
 
 class PlainSource:
-    """A file that is read once, and hashed while it is."""
+    """A file that is read once, and hashed while it is where nobody else does."""
 
-    def __init__(self, path: Path, meter: Meter) -> None:
-        self._stream = path.open("rb", buffering=0)
+    def __init__(self, path: Path, meter: Meter, *, hashed: bool) -> None:
+        self._stream, self._hashed = path.open("rb", buffering=0), hashed
         self._digest, self._meter, self.bytes = hashlib.sha256(), meter, 0
 
     def read(self, count: int = -1) -> bytes:
         """The next bytes; empty at the end."""
         chunk = self._stream.read(count)
-        self._digest.update(chunk)
+        if self._hashed:
+            self._digest.update(chunk)
         self.bytes += len(chunk)
         self._meter.seen(len(chunk))
         return chunk
