@@ -30,7 +30,6 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.claims import Claims
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.folder import free_below
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import (
-    File,
     Manifest,
     ManifestCorruptError,
     ManifestMissingError,
@@ -264,12 +263,13 @@ class TargetBucket(TargetStore):
         self._s3.delete(self._s3.written_by(self._data(backup_id), writer))
         self._claims.give_back(backup_id, writer)
 
-    def send(self, backup_id: str, folder: Path, paths: list[str], jobs: int, progress: Progress) -> list[File]:
-        total = sum((folder / path).stat().st_size for path in paths)
-        meter = transfer.Meter(f"sending to {self.at(backup_id)}", total, self._maximum)
-        progress.say(meter.words())
-        with progress.during(meter.words):
-            return transfer.send(folder, paths, self.recipients(), partial(self.put, backup_id), meter, jobs)
+    def sending(self, backup_id: str, folder: Path, jobs: int) -> transfer.Sending:
+        meter = transfer.Meter(f"sending to {self.at(backup_id)}", maximum_bytes_per_second=self._maximum)
+        return transfer.Sending(folder, self.recipients(), partial(self.put, backup_id), meter, jobs)
+
+    def unsend(self, backup_id: str) -> None:
+        self._s3.abort_unfinished(self._data(backup_id))
+        self._s3.delete(self._s3.written_by(self._data(backup_id), self._s3.writer))
 
     def put(self, backup_id: str, name: str, stream: BinaryIO, about_bytes: int) -> Stored:
         return self._s3.put(f"{self._data(backup_id)}{name}", stream, part_bytes_for(about_bytes))

@@ -39,6 +39,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import (
     TargetStore,
     new_backup_id,
 )
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.transfer import Sending
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.client_tools import ClientTools, find_client_tools
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import (
     Login,
@@ -238,17 +239,19 @@ class BackupMaker:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 jobs = self._request.jobs if attempt <= ATTEMPTS_IN_PARALLEL else 1
-                return self._dump(backup_id, folder, jobs)
+                with self._request.place.sending(backup_id, folder, self._request.jobs) as sending:
+                    return self._dump(backup_id, folder, jobs, sending)
             except RetryError as error:
                 reason = str(error)
                 self._progress.say(f"attempt {attempt} of {ATTEMPTS}: {reason}; beginning again")
+            self._request.place.unsend(backup_id)
             remove_folder(folder / DATA)
         raise RunbookError(
             f"No snapshot of {self._request.database} could be dumped in {ATTEMPTS} attempts: {reason}.",
             "Start it again when no migration, TRUNCATE or DDL is running on this database.",
         )
 
-    def _dump(self, backup_id: str, folder: Path, jobs: int) -> Manifest:
+    def _dump(self, backup_id: str, folder: Path, jobs: int, sending: Sending) -> Manifest:
         started_at, request = now(), self._request
         with hold_snapshot(self._login) as held:
             connection = held.connection
@@ -262,13 +265,13 @@ class BackupMaker:
             counter = TableCounter(connections, held.relations, fingerprints=request.fingerprints)
             try:
                 counter.start()
-                self._run_pg_dump(folder, held, counter, jobs)
+                self._run_pg_dump(folder, held, counter, jobs, sending)
                 tables = counter.result()
             finally:
                 counter.close()
         self._globals(folder, roles)
         self._require_every_table(folder, held.relations)
-        files = request.place.send(backup_id, folder, files_below(folder), request.jobs, self._progress)
+        files = sending.finish(files_below(folder), self._progress)
         return request.place.sealed(Manifest(
             backup_id=backup_id, system=request.place.system, target=request.place.target, started_at=started_at,
             ended_at=now(), server_version=self._observed.server_version,
@@ -279,13 +282,19 @@ class BackupMaker:
             written=written, objects=objects,
         ))
 
-    def _run_pg_dump(self, folder: Path, held: HeldSnapshot, counter: TableCounter, jobs: int) -> None:
+    def _run_pg_dump(
+        self, folder: Path, held: HeldSnapshot, counter: TableCounter, jobs: int, sending: Sending
+    ) -> None:
         expected = sum(relation.kind in COUNTED for relation in held.relations)
         self._activity = lambda: (
             f"{size_words(size_of(folder / DATA))} written of up to {size_words(self._observed.estimated_bytes)},"
             f" {counter.done()} of {counted(len(held.relations), 'table')} counted"
         )
         self._progress.say(f"dumping {counted(expected, 'table')} in snapshot {held.snapshot.id}")
+
+        def meanwhile() -> None:
+            counter.check()
+            sending.look()
 
         argv = [
             self._observed.tools.path("pg_dump"), "--format=directory", f"--file={folder / DATA}",
@@ -297,7 +306,7 @@ class BackupMaker:
         environment = self._login.environment()
         environment["PGOPTIONS"] += f" {self._observed.options}"
         done = process.run(
-            argv, timeout_s=self._request.timeout_s, secrets=environment, while_waiting=counter.check, check=False,
+            argv, timeout_s=self._request.timeout_s, secrets=environment, while_waiting=meanwhile, check=False,
             hint="Raise database_backup_timeout_seconds, or database_backup_jobs, then start it again.",
         )
         if done.returncode == 0:

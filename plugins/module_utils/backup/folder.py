@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -183,17 +183,15 @@ class TargetFolder(TargetStore):
                 with work_folder(self.work_directory, backup_id) as work:
                     yield work
 
-    def send(self, backup_id: str, folder: Path, paths: list[str], jobs: int, progress: Progress) -> list[File]:
-        total = sum((folder / path).stat().st_size for path in paths)
+    def sending(self, backup_id: str, folder: Path, jobs: int) -> transfer.Sending:
         if self.is_in_place:
-            progress.say(f"hashing {size_words(total)}")
-            files = describe_files(folder, paths, jobs)
-        else:
-            meter = transfer.Meter(f"encrypting into {self.partial(backup_id)}", total)
-            progress.say(meter.words())
-            with progress.during(meter.words):
-                files = transfer.send(folder, paths, self.recipients(), partial(self.put, backup_id), meter, jobs)
-        return files
+            return InPlace(folder, jobs)
+        meter = transfer.Meter(f"encrypting into {self.partial(backup_id)}")
+        return transfer.Sending(folder, self.recipients(), partial(self.put, backup_id), meter, jobs)
+
+    def unsend(self, backup_id: str) -> None:
+        if not self.is_in_place:
+            remove_folder(self.partial(backup_id) / DATA)
 
     def put(self, backup_id: str, name: str, stream: BinaryIO, about_bytes: int) -> Stored:  # noqa: ARG002 - S3 asks
         return write_stream(self.partial(backup_id) / name, stream)
@@ -264,6 +262,25 @@ def chunks_of(stream: BinaryIO, path: Path) -> Iterator[bytes]:
     """
     with reading(path):
         yield from iter(lambda: stream.read(transfer.CHUNK), b"")
+
+
+class InPlace(transfer.Sending):
+    """The files of a dump that need not be sent: they lie where they belong, and are hashed when it has ended."""
+
+    def __init__(self, folder: Path, jobs: int) -> None:
+        self._folder, self._jobs = folder, jobs
+
+    def look(self) -> None:
+        """Nothing has to be sent."""
+
+    def finish(self, paths: Iterable[str], progress: Progress) -> list[File]:
+        """What a manifest says of them."""
+        paths = list(paths)
+        progress.say(f"hashing {size_words(sum((self._folder / path).stat().st_size for path in paths))}")
+        return describe_files(self._folder, paths, self._jobs)
+
+    def __exit__(self, *_error: object) -> None:
+        """Nothing is under way."""
 
 
 def write_stream(path: Path, stream: BinaryIO) -> Stored:

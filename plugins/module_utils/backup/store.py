@@ -27,12 +27,11 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.encryption imp
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import (
     WRITTEN_BY_OTHERS,
     Encryption,
-    File,
     Manifest,
     ManifestCorruptError,
     Stored,
 )
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.transfer import Meter, Open, prove
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.transfer import Meter, Open, Sending, prove
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import Verdict
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.work import default_directory
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
@@ -198,8 +197,12 @@ class TargetStore(ABC):
         """An empty folder to dump into; when the block fails, nothing is left of it, nor of what was sent."""
 
     @abstractmethod
-    def send(self, backup_id: str, folder: Path, paths: list[str], jobs: int, progress: Progress) -> list[File]:
-        """Bring the dumped files into the store; returns what the manifest says of them."""
+    def sending(self, backup_id: str, folder: Path, jobs: int) -> Sending:
+        """Brings the dumped files into the store."""
+
+    @abstractmethod
+    def unsend(self, backup_id: str) -> None:
+        """Take away what was sent of a backup that is being made, since its dump begins anew."""
 
     @abstractmethod
     def put(self, backup_id: str, name: str, stream: BinaryIO, about_bytes: int) -> Stored:

@@ -5,15 +5,17 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from types import TracebackType
+from typing import BinaryIO, Self, TypeVar
 
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.encryption import (
     SUFFIX,
@@ -24,11 +26,15 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.encryption imp
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import File, Manifest, Stored
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
 from ansible_collections.sre.runbooks.plugins.module_utils.run.words import duration, size
 
 CHUNK = 1 << 20
 # Below this, a rate says nothing.
 RATE_FROM_S = 2.0
+LOOK_EVERY_S = 0.5
+# As pg_dump calls the files of its directory format that hold the rows of one table each.
+TABLE_FILES = "[0-9]*.dat*"
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 # Puts a stream of about so many bytes under a name; says what it stored.
@@ -50,17 +56,35 @@ class Meter:
         maximum_bytes_per_second: all files together are held to this; None has no cap.
     """
 
-    def __init__(self, doing: str, total_bytes: int, maximum_bytes_per_second: int | None = None) -> None:
+    def __init__(self, doing: str, total_bytes: int = 0, maximum_bytes_per_second: int | None = None) -> None:
         self._doing, self._total, self._done = doing, total_bytes, 0
-        self._started = time.monotonic()
-        self._maximum, self._lock = maximum_bytes_per_second, threading.Lock()
+        self._started = self._due = time.monotonic()
+        self._maximum, self._lock, self._stopped = maximum_bytes_per_second, threading.Lock(), threading.Event()
+
+    def expect(self, total_bytes: int) -> None:
+        """How many it will be, known by now."""
+        self._total = total_bytes
+
+    def stop(self) -> None:
+        """Let nothing more through."""
+        self._stopped.set()
 
     def seen(self, count: int) -> None:
-        """So many bytes more; waits where that was too fast."""
+        """So many bytes more; waits where that was too fast.
+
+        Raises:
+            RunbookError: the transfer was stopped.
+        """
         with self._lock:
+            moment = time.monotonic()
+            if not self._done:
+                self._started = moment
             self._done += count
-            due = self._started + self._done / self._maximum if self._maximum else 0.0
-        time.sleep(max(0.0, due - time.monotonic()))
+            # What was not used of the cap while nothing was sent is not made up for.
+            self._due = max(self._due, moment) + (count / self._maximum if self._maximum else 0.0)
+            wait_s = self._due - moment
+        if self._stopped.wait(wait_s):
+            raise RunbookError("The transfer was stopped.", "What stopped it is said elsewhere.")
 
     def words(self) -> str:
         """For a line of progress."""
@@ -94,40 +118,101 @@ def in_parallel(work: Callable[[Item], Result], items: Sequence[Item], jobs: int
             raise
 
 
-def send(
-    folder: Path, paths: Iterable[str], recipients: Sequence[Recipient], put: Put, meter: Meter, jobs: int
-) -> list[File]:
-    """Send the files below a folder to a store, the largest first.
+class Sending:
+    """Sends the files of a dump to a store: some of them while it goes on, the rest when it has ended.
+
+    A table's file is opened for writing once. When nobody has it open for writing any more it is whole, which a read
+    lease tells (fcntl(2), F_SETLEASE); where a file system has none, all is sent at the end.
 
     Args:
         folder: the plain files.
-        paths: relative to it.
         recipients: whom to encrypt to; empty does not encrypt.
         put: stores one.
         meter: told of each byte read.
         jobs: files at once.
-
-    Returns:
-        What a manifest says of them, by path.
-
-    Raises:
-        RunbookError: one could not be stored.
     """
 
-    def one(path: str) -> File:
-        source = PlainSource(folder / path, meter, hashed=bool(recipients))
-        about = (folder / path).stat().st_size
+    def __init__(self, folder: Path, recipients: Sequence[Recipient], put: Put, meter: Meter, jobs: int) -> None:
+        self._folder, self._recipients, self._put, self._meter = folder, recipients, put, meter
+        self._pool = ThreadPoolExecutor(jobs)
+        self._begun: dict[str, Future[File]] = {}
+        self._looked = time.monotonic()
+
+    def look(self) -> None:
+        """Begin to send what is whole by now; call it often.
+
+        Raises:
+            RunbookError: one could not be stored.
+        """
+        if time.monotonic() - self._looked < LOOK_EVERY_S:
+            return
+        self._looked = time.monotonic()
+        for future in self._begun.values():
+            if future.done():
+                future.result()
+        for path in self._folder.rglob(TABLE_FILES):
+            name = str(path.relative_to(self._folder))
+            if name not in self._begun and is_whole(path):
+                self._begun[name] = self._pool.submit(self._one, name)
+
+    def finish(self, paths: Iterable[str], progress: Progress) -> list[File]:
+        """Send the rest, the largest first.
+
+        Args:
+            paths: all files of the dump, relative to the folder.
+            progress: where to report.
+
+        Returns:
+            What a manifest says of them, by path.
+
+        Raises:
+            RunbookError: one could not be stored, or was written to after it had been sent.
+        """
+        sizes = {path: (self._folder / path).stat().st_size for path in paths}
+        self._meter.expect(sum(sizes.values()))
+        progress.say(self._meter.words())
+        for path in sorted(sizes.keys() - self._begun.keys(), key=sizes.__getitem__, reverse=True):
+            self._begun[path] = self._pool.submit(self._one, path)
+        with progress.during(self._meter.words):
+            files = [self._begun[path].result() for path in sorted(sizes)]
+        if changed := [file.path for file in files if file.bytes != sizes[file.path]]:
+            raise RunbookError(
+                f"{changed[0]} was written to after it had been sent.", "Start the backup again, and report this."
+            )
+        return files
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Begin nothing more, and end what is under way."""
+        self._meter.stop()
+        self._pool.shutdown(cancel_futures=True)
+
+    def _one(self, path: str) -> File:
+        source = PlainSource(self._folder / path, self._meter, hashed=bool(self._recipients))
+        about = (self._folder / path).stat().st_size
         with contextlib.closing(source):
-            if not recipients:
-                stored = put(path, source, about)
+            if not self._recipients:
+                stored = self._put(path, source, about)
                 # What is stored is the plain file, which was hashed on its way.
                 return File(path, stored.bytes, stored.sha256, stored)
-            with encrypted(iter(lambda: source.read(CHUNK), b""), recipients) as pipe:
-                stored = put(f"{path}{SUFFIX}", EndingStream(pipe.output, pipe.finish), about)
+            with encrypted(iter(lambda: source.read(CHUNK), b""), self._recipients) as pipe:
+                stored = self._put(f"{path}{SUFFIX}", EndingStream(pipe.output, pipe.finish), about)
         return File(path, source.bytes, source.sha256, stored)
 
-    ordered = sorted(paths, key=lambda path: (folder / path).stat().st_size, reverse=True)
-    return sorted(in_parallel(one, ordered, jobs), key=lambda file: file.path)
+
+def is_whole(path: Path) -> bool:
+    """Whether nobody has a file open for writing; False where that cannot be told."""
+    try:
+        with path.open("rb") as stream:
+            fcntl.fcntl(stream, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+            fcntl.fcntl(stream, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError:
+        return False
+    return True
 
 
 def copy(

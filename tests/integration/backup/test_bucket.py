@@ -502,3 +502,16 @@ def test_a_bucket_under_two_spellings_is_one_store(bucket: Bucket, on: Machine) 
     other = replace(bucket, endpoint_url=f"{bucket.endpoint_url}/", prefix=f"/{bucket.prefix}/")
     assert on("first").identity == on("first", other).identity
     assert on("first").identity != on("first", replace(bucket, prefix="another")).identity
+
+
+def test_a_dump_that_begins_anew_sends_its_files_anew(on: Machine) -> None:
+    """A80: nothing is overwritten, so what the first attempt sent is taken away, and nothing else."""
+    place = on("first")
+    make(place, OTHER)
+    with place.locked(), place.making(ID):
+        place.put(ID, "data/1.dat.gz", BytesIO(b"first"), 5)
+        place.unsend(ID)
+        assert place.names(ID) == []
+        place.put(ID, "data/1.dat.gz", BytesIO(b"second"), 6)
+        assert place.names(ID) == ["data/1.dat.gz"]
+    assert place.names(OTHER)
