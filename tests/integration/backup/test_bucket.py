@@ -509,9 +509,9 @@ def test_a_dump_that_begins_anew_sends_its_files_anew(on: Machine) -> None:
     place = on("first")
     make(place, OTHER)
     with place.locked(), place.making(ID):
-        place.put(ID, "data/1.dat.gz", BytesIO(b"first"), 5)
+        place.put(ID, "data/1.dat.gz", io.BytesIO(b"first"), 5)
         place.unsend(ID)
         assert place.names(ID) == []
-        place.put(ID, "data/1.dat.gz", BytesIO(b"second"), 6)
+        place.put(ID, "data/1.dat.gz", io.BytesIO(b"second"), 6)
         assert place.names(ID) == ["data/1.dat.gz"]
     assert place.names(OTHER)
