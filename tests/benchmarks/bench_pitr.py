@@ -21,14 +21,14 @@ from lab.pgbackrest import STANZA, PgBackRestServer
 from lab.postgresql import ENVIRONMENT
 from tests.benchmarks.harness import Bench
 
-SIZE = 500 * 1000**2
+SIZE = 1500 * 1000**2
 AT_MOST = 1.15
 PROCESSES = 2
 WAIT_S = 300.0
 
 
 def bench_recovery_beside(bench: Bench) -> None:
-    """From the base backup to the pause at the target, of a cluster of 500 MB with some WAL to replay."""
+    """From the base backup to the pause at the target, of a cluster of 1.5 GB with some WAL to replay."""
     server = PgBackRestServer(bench.folder / "pitr").start()
     try:
         fill(server.login, SIZE)
@@ -39,7 +39,7 @@ def bench_recovery_beside(bench: Bench) -> None:
             moment = connection.execute("SELECT clock_timestamp() AS at").fetchone()["at"].isoformat(sep=" ")
             connection.execute("DROP TABLE replayed")
         bench.compare(
-            "recovery beside the live cluster, 500 MB", lambda: _ours(server, moment), lambda: _raw(server, moment),
+            "recovery beside the live cluster, 1.5 GB", lambda: _ours(server, moment), lambda: _raw(server, moment),
             at_most=AT_MOST, runs=3,
         )
     finally:
