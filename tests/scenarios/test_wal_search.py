@@ -28,7 +28,7 @@ def shop(server_place: Path) -> Iterator[PostgresServer]:
     """A server with an archive in a folder, on which a table was dropped."""
     archive = server_place / "wal-scenario" / "archive"
     server = PostgresServer(archive.parent, settings={
-        "fsync": "off", "shared_buffers": "16MB", "archive_mode": "on", "archive_command": f"cp %p {archive}/%f",
+        "fsync": "off", "shared_buffers": "16MB", "autovacuum": "off", "archive_mode": "on", "archive_command": f"cp %p {archive}/%f",
     })
     machine.make_folder(server.folder, None, 0o711)
     machine.make_folder(archive, machine.unprivileged_user())

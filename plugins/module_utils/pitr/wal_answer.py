@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -90,7 +90,8 @@ def read_live(login: Login) -> tuple[Live, int]:
             " (SELECT system_identifier FROM pg_control_system()) AS system_identifier,"
             # The control file learns of a promotion only by the next checkpoint.
             " CASE WHEN pg_is_in_recovery() THEN (SELECT timeline_id FROM pg_control_checkpoint()) ELSE"
-            " ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int END AS timeline"
+            " ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int END AS timeline,"
+            " pg_current_snapshot()::text AS snapshot"
         ).fetchone()
         relations = connection.execute(
             "SELECT oid::bigint, relname, relnamespace::bigint, coalesce(pg_relation_filenode(oid), 0)::bigint AS node,"
@@ -98,12 +99,15 @@ def read_live(login: Login) -> tuple[Live, int]:
         ).fetchall()
         schemas = connection.execute("SELECT oid::bigint, nspname FROM pg_namespace").fetchall()
         parents = connection.execute("SELECT inhrelid::bigint AS child, inhparent::bigint AS parent FROM pg_inherits")
+        _oldest, next_xid, running = about["snapshot"].split(":")
         live = Live(
             about["database"], login.database, about["timeline"], about["class_node"],
             {one["oid"]: one["nspname"] for one in schemas},
             {one["oid"]: Relation(one["oid"], one["relname"], one["relnamespace"], one["node"], one["relkind"],
                                   one["relpersistence"]) for one in relations},
             {one["child"]: one["parent"] for one in parents},
+            # The WAL has the last 32 bits of each number.
+            int(next_xid) % 2**32, frozenset(int(one) % 2**32 for one in running.split(",") if one),
         )
         # The control file's number is unsigned, SQL's is not.
         return live, about["system_identifier"] % 2**64
@@ -211,6 +215,8 @@ def answer(question: Question) -> dict[str, Any]:
     segments = [Segment.from_name(name, size) for name in archive.names()]
     # After an undone recovery the newest timeline of the archive is one that was abandoned.
     timeline = question.timeline or (live.timeline if live else max(one.timeline for one in segments))
+    if live and timeline != live.timeline:
+        live = replace(live, next_xid=None)
     before = ancestors(archive, timeline)
     stretches, holes = path(segments, timeline, before, size)
     # An older timeline may have gone on after it was left.
@@ -258,7 +264,7 @@ def _result(
     times = [utc_text(one, "microseconds") if one else None for one in (search.first_commit, search.last_commit)]
     searched = f"from {times[0] or lsn_text(begin)} to {times[1] or lsn_text(end)}"
     too_late = wanted.since and search.first_commit and search.first_commit > wanted.since
-    word, message = verdict(search, wanted, holes, searched)
+    word, message = verdict(search, wanted, holes, searched, search.unread(end))
     if too_late:
         message += f" The WAL that is there begins at {times[0]}, after the time that was asked for."
         word = "unknown" if word == "not found" else word
