@@ -120,6 +120,7 @@ class Recovery:
                 f"recover it anew, go back from that first ({UNDO}), or choose another target."
             ])
             return
+        window.require_in_history(target, asdict(position) if position.state == at.DONE else position.before)
         live, segment_size, timeline = self._look()
         problems = problems_of(self.live, self.places, live)
         if problems:

@@ -21,6 +21,8 @@ HISTORY = re.compile(r"(?:.*/)?([0-9A-F]{8})\.history(?:-[0-9a-f]{40})?(?:\.\w+)
 HISTORY_LINE = re.compile(r"\s*(\d+)\s+([0-9A-Fa-f]+/[0-9A-Fa-f]+)")
 # pgBackRest keeps whole seconds: the second in which a backup ended is not all after its end.
 SECOND = timedelta(seconds=1)
+# In the name of the folder of a cluster that was put aside: when.
+STAMP = "%Y%m%dT%H%M%SZ"
 # Of several repositories the first is used.
 REPOSITORY = 1
 
@@ -218,7 +220,11 @@ def reach(base: Base, archive: Archive, timeline: int, size: int) -> Reach:
             return Reach(base, None, None, (), f"timeline {base.first.timeline} was left before the backup ended")
     present = archive.segments
     number, gap_at, newest, newest_at, gaps = base.first.number, None, None, None, []
-    last = max((one.number for one in present if one.timeline in (*parents, timeline)), default=-1)
+    # What a timeline wrote after it was left is no part of the way.
+    last = max((
+        one.number for one in present
+        if one.timeline == _timeline_at(one.number, base.first.timeline, parents, timeline, size)
+    ), default=-1)
     while number <= max(last, base.last.number):
         current = _timeline_at(number, base.first.timeline, parents, timeline, size)
         # At the place where a timeline was left the segment exists under the new one's name.
@@ -267,6 +273,31 @@ def choose(reaches: Sequence[Reach], target: Target, label: str | None) -> Reach
         f"No backup leads to {target}. {'; '.join(reasons[:5])}.",
         "Choose another target or backup; the module pg_pitr_info says what can be reached.", reasons=reasons,
     )
+
+
+def require_in_history(target: Target, recovered: Mapping[str, Any] | None) -> None:
+    """Refuse a time that an earlier recovery has cut out of the live cluster's history: a replay would pass over it.
+
+    Args:
+        target: where to.
+        recovered: the position of the finished recovery that the live cluster comes from, with those `before` it.
+
+    Raises:
+        RunbookError: what was done at that time is in a cluster that was put aside, or nobody can tell.
+    """
+    moment = target.moment
+    while moment is not None and recovered:
+        cut = Target(**recovered["target"])
+        exchanged = datetime.strptime(recovered["kept"].rsplit("-", 1)[-1], STAMP).replace(tzinfo=UTC)
+        after = cut.moment is None or (moment, not target.exclusive) > (cut.moment, not cut.exclusive)
+        if moment < exchanged and after:
+            raise RunbookError(
+                f"What was done at {utc_text(moment)} is not in the live cluster: that was recovered to {cut}, and "
+                f"exchanged at {utc_text(exchanged)}. It would stand at the earlier one of the two.",
+                "Go back first, with the playbook sre.runbooks.database_pitr_undo; then recover to that time.",
+                recovered=cut.as_dict(), kept=recovered["kept"],
+            )
+        recovered = recovered["before"]
 
 
 def losses(target: Target, newest_at: datetime | None, now: datetime) -> str:

@@ -58,7 +58,7 @@ def test_the_time_that_the_search_of_the_wal_found_brings_the_moment_before_the_
 
 def test_dropped_rows_come_back_to_the_moment_before_with_a_proven_base_backup(archived: Archived) -> None:
     """A86 ⚠: recovery.signal, beside and not over live files, a kept cluster, a proven base, an undo."""
-    timeline = archived.info()["timeline"]
+    timeline, cut_out = archived.info()["timeline"], archived.now()
     looked = archived.done("restored", check_mode=True)
     assert looked.get("changed"), looked
     assert not archived.beside
@@ -88,6 +88,8 @@ def test_dropped_rows_come_back_to_the_moment_before_with_a_proven_base_backup(a
     assert (once_more["changed"], once_more["position"]["state"]) == (False, "done"), "what was written since is kept"
     assert "so nothing is left to do" in " ".join(once_more["notes"])
     archived.run("DELETE FROM orders WHERE id = 999")
+    refused = archived.reach("restored", target=cut_out)
+    assert "is not in the live cluster: that was recovered to time" in refused["msg"], refused
 
     # The same, with a byte of the new base backup flipped before it was read: as after a kill between the two.
     position = archived.data.with_name("data.pitr") / "position.json"

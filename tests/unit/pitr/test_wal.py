@@ -132,8 +132,8 @@ def test_a_commit_that_is_not_understood_is_none_and_is_counted(rest: str) -> No
 ORDERS = Relation(16433, "orders", 2200, 16433, "r", "p")
 DROPPED = "; dropped stats: 2/16384/16433"
 SHUT_DOWN = HEAD.format("XLOG") + (
-    "CHECKPOINT_SHUTDOWN redo 0/1529E98; tli 1; prev tli 1; fpw true; xid 0:700; oid 13000; multi 1; offset 0; oldest xid"
-    " 716 in DB 1; oldest multi 1 in DB 1; oldest/newest commit timestamp xid: 0/0; oldest running xid 0; shutdown"
+    "CHECKPOINT_SHUTDOWN redo 0/1529E98; tli 1; prev tli 1; fpw true; xid 0:700; oid 13000; multi 1; offset 0;"
+    " oldest xid 716 in DB 1; oldest multi 1 in DB 1; oldest/newest commit timestamp xid: 0/0; oldest running xid 0; shutdown"
 )
 RUNNING = HEAD.format("Standby") + "RUNNING_XACTS nextXid 703 latestCompletedXid 702 oldestRunningXid 701; 1 xacts: 701"
 ENDED = [ended(700, "10:00:00"), ended(702, "10:00:01"), ended(701, "10:00:02", "ABORT")]
@@ -198,7 +198,9 @@ def test_a_table_that_the_wal_knew_and_the_live_database_does_not_was_dropped_af
 
 
 def test_a_clock_that_was_ahead_for_a_moment_hides_nothing() -> None:
-    lines = [SHUT_DOWN, ended(700, "10:05:00"), ended(701, "09:59:00", rest=DROPPED), ended(702, "10:06:00", rest=DROPPED)]
+    lines = [
+        SHUT_DOWN, ended(700, "10:05:00"), ended(701, "09:59:00", rest=DROPPED), ended(702, "10:06:00", rest=DROPPED)
+    ]
     word, message = followed(Wanted("orders", until=moment("10:00:00")), live(900), *lines)
     assert (word, "2026-11-21T09:59" in message) == ("found", True), message
 
