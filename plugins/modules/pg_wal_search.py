@@ -133,13 +133,17 @@ message:
   type: str
   sample: public.order_lines was dropped at 2026-11-21T14:31:07.120440Z by transaction 7291 (commit 0/195E158).
 events:
-  description: What was lost, oldest first, at most the 1000 newest; C(lsn) is where the commit begins.
+  description:
+    - What was lost, oldest first, at most the 1000 newest; C(lsn) is where the commit begins.
+    - C(in_live_history) says whether the live server's own history holds it, along which a recovery goes; null when
+      that is unknown.
   returned: success
   type: list
   elements: dict
   sample: [{kind: drop, schema: public, table: order_lines, earlier_names: [], database: null, database_oid: 16384,
             oid: 16394, rows: null, rows_complete: true, at: "2026-11-21T14:31:07.120440Z", lsn: 0/195E158, xid: 7291,
-            timeline: 1, sentence: public.order_lines was dropped at 2026-11-21T14:31:07.120440Z by transaction 7291.,
+            timeline: 1, in_live_history: true,
+            sentence: public.order_lines was dropped at 2026-11-21T14:31:07.120440Z by transaction 7291.,
             targets: {time: {kind: time, value: "2026-11-21 14:31:07.120440+00", exclusive: true},
                       lsn: {kind: lsn, value: 0/195E158, exclusive: true},
                       transaction: {kind: transaction, value: "7291", exclusive: true}}}]

@@ -28,7 +28,8 @@ def shop(server_place: Path) -> Iterator[PostgresServer]:
     """A server with an archive in a folder, on which a table was dropped."""
     archive = server_place / "wal-scenario" / "archive"
     server = PostgresServer(archive.parent, settings={
-        "fsync": "off", "shared_buffers": "16MB", "autovacuum": "off", "archive_mode": "on", "archive_command": f"cp %p {archive}/%f",
+        "fsync": "off", "shared_buffers": "16MB", "autovacuum": "off",
+        "archive_mode": "on", "archive_command": f"cp %p {archive}/%f",
     })
     machine.make_folder(server.folder, None, 0o711)
     machine.make_folder(archive, machine.unprivileged_user())
@@ -88,11 +89,12 @@ def test_the_operator_is_told_when_a_table_was_lost_and_where_to_go_back_to(
     play: Play, tmp_path: Path, more: tuple[str, ...]
 ) -> None:
     """A86 ⚠: the time, the transaction and the target just before it."""
-    done = play("-e", "wal_search_table=order_lines", *more)
+    done = play("-e", "wal_search_table=order_lines", "-e", "wal_search_minimum_deleted_rows=7", *more)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "public.order_lines was dropped at " in done.stdout
     assert "-e to=20" in done.stdout
     assert '"exclusive": true' in done.stdout
+    assert "wal_search_minimum_deleted_rows=7" in done.stdout, "the command that is shown asks the same"
     if "--check" not in more:
         assert report_of(tmp_path)["outcome"] == "done"
 

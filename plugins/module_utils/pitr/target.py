@@ -92,7 +92,9 @@ def parse_moment(text: str) -> datetime:
         raise RunbookError(f"{text!r} is no time that a calendar has.", "Give another one.", time=text) from error
 
 
-def parse_target(kind: str, text: str, *, exclusive: bool, backup: str | None) -> Target:
+def parse_target(
+    kind: str, text: str, *, exclusive: bool, backup: str | None, listing: str = "pgbackrest info"
+) -> Target:
     """What the operator gave, checked.
 
     Args:
@@ -100,6 +102,7 @@ def parse_target(kind: str, text: str, *, exclusive: bool, backup: str | None) -
         text: as given.
         exclusive: end just before it.
         backup: the backup set that was chosen explicitly, if any.
+        listing: the command that lists the backups.
 
     Raises:
         RunbookError: it says nothing, or not clearly enough.
@@ -111,7 +114,7 @@ def parse_target(kind: str, text: str, *, exclusive: bool, backup: str | None) -
     if not backup:
         raise RunbookError(
             f"A recovery to a {kind} needs an explicit backup: nobody can tell from {text!r} which are old enough.",
-            "Name one that was made before it; the module pg_pitr_info lists them.", kind=kind,
+            f"Name one that was made before it, by its label: {listing}, as the server's user, lists them.", kind=kind,
         )
     if kind == LSN:
         parse_lsn(text)

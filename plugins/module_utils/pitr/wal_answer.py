@@ -255,7 +255,25 @@ def answer(question: Question) -> dict[str, Any]:
         names = ", ".join(str(one) for one in others)
         found["message"] += f" Timeline {timeline}, the newest, was searched; the archive has more of {names}."
         found["answer"] = "unknown" if found["answer"] == "not found" else found["answer"]
+    lives = _live_history(archive, live, timeline, before, others)
+    for event in found["events"]:
+        event["in_live_history"] = lives and any(
+            one == event["timeline"] and (left is None or lsn_number(event["lsn"]) < left) for one, left in lives
+        )
     return found
+
+
+def _live_history(
+    archive: Archive, live: Live | None, timeline: int, before: list[tuple[int, int]], others: list[int]
+) -> list[tuple[int, int | None]] | None:
+    """The live server's timeline and those that led to it, each with where it was left; None when that is unknown."""
+    if live and live.timeline != timeline:
+        if live.timeline > 1 and live.timeline not in archive.histories():
+            return None
+        timeline, before = live.timeline, ancestors(archive, live.timeline)
+    elif not live and others:
+        return None
+    return [*before, (timeline, None)]
 
 
 def _result(

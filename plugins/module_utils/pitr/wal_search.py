@@ -527,10 +527,10 @@ class WalSearch:
         """The wanted tables that existed where the WAL ends, and are no longer in the live database."""
         if self._live is None or self._live.next_xid is None:
             return []
-        known = ((oid, self._relations[database, oid]) for database, oid in self._alive if database == self._live.database)
+        known = (self._relations[one] for one in self._alive if one[0] == self._live.database)
         return sorted(
-            relation.name for oid, relation in known
-            if oid >= FIRST_OID and oid not in self._live.relations and relation.kind in TABLES
+            relation.name for relation in known
+            if relation.oid >= FIRST_OID and relation.oid not in self._live.relations and relation.kind in TABLES
             and relation.persistence != "t" and not TRANSIENT.fullmatch(relation.name)
             and self._matches(self._live.database, relation)
         )

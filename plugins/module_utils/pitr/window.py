@@ -242,8 +242,14 @@ def reach(base: Base, archive: Archive, timeline: int, size: int) -> Reach:
     return Reach(base, newest, newest_at, tuple(gaps), end_lsn=(newest.number + 1) * size)
 
 
-def choose(reaches: Sequence[Reach], target: Target, label: str | None) -> Reach:
+def choose(reaches: Sequence[Reach], target: Target, label: str | None, listing: str = "pgbackrest info") -> Reach:
     """The backup to begin with: the one that was named, else the newest that ended before the target.
+
+    Args:
+        reaches: how far each leads, oldest first.
+        target: where to.
+        label: the one that was named.
+        listing: the command that lists the backups.
 
     Raises:
         RunbookError: none leads there; each that was looked at is told with its reason.
@@ -271,7 +277,7 @@ def choose(reaches: Sequence[Reach], target: Target, label: str | None) -> Reach
         reasons.append(f"{one.base.label}: {problem}")
     raise RunbookError(
         f"No backup leads to {target}. {'; '.join(reasons[:5])}.",
-        "Choose another target or backup; the module pg_pitr_info says what can be reached.", reasons=reasons,
+        f"Choose another target or backup; {listing}, as the server's user, lists them.", reasons=reasons,
     )
 
 

@@ -80,6 +80,8 @@ def test_dropped_rows_come_back_to_the_moment_before_with_a_proven_base_backup(a
     done = archived.done("done")
     assert done.get("changed"), done
     assert done["new_backup"]["timeline"] == exchanged["timeline"]
+    kept = [one["backup"] for one in archived.info()["backups"]]
+    assert archived.base in kept, "the repository is to keep one, and that is for later"
     assert archived.run("SHOW archive_mode") == "on"
     assert archived.run(CLOSED) == 0, "the next start must not go back"
     assert archived.done("done")["changed"] is False
@@ -188,7 +190,7 @@ def test_a_missing_segment_of_wal_is_refused_although_verify_calls_the_repositor
     ({"target": "2026-11-21T10:00:00"}, "has no zone"),
     ({"target": "yesterday"}, "is no time. Give ISO 8601 with a zone"),
     ({"target": None}, "No target was given. Say up to when"),
-    ({"target_kind": "lsn", "target": "0/3000000"}, "needs an explicit backup"),
+    ({"target_kind": "lsn", "target": "0/3000000"}, f"pgbackrest.conf --stanza={STANZA} info, as the server's"),
     ({"target_kind": "lsn", "target": "0/28", "backup": "base"}, "after the target"),
     ({"target_kind": "lsn", "target": "FFF/28", "backup": "base"}, "has not been written yet"),
     ({"target_kind": "transaction", "target": "one", "backup": "base"}, "is no transaction"),

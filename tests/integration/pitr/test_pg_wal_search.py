@@ -480,7 +480,11 @@ def test_the_timeline_of_the_live_server_is_searched_with_those_that_led_to_it(
         scene.switch()
         assert who(scene.search()) == [common, own]
         assert scene.search()["searched"]["other_timelines"] == [2]
-        assert who(scene.search(timeline=2)) == [common, abandoned]
+        other = scene.search(timeline=2)
+        assert who(other) == [common, abandoned]
+        assert [one["in_live_history"] for one in other["events"]] == [True, False], "no recovery leads to the second"
+        assert [one["in_live_history"] for one in scene.search()["events"]] == [True, True]
+        assert scene.without_login(timeline=2)["events"][-1]["in_live_history"] is None
         doubtful = scene.without_login("own")
         assert (doubtful["answer"], who(doubtful)) == ("unknown", [])
         assert "Timeline 2, the newest, was searched; the archive has more of 1." in doubtful["message"]
@@ -493,7 +497,8 @@ def test_an_archive_of_pgbackrest_is_searched_through_its_own_commands(
     class Server(PgBackRestServer):
         LOCALE: ClassVar[tuple[str, ...]] = (*PgBackRestServer.LOCALE, *SEGMENT)
 
-    server = Server(server_folder / "wal-pgbackrest")
+    folder = server_folder / "wal-pgbackrest"
+    server = Server(folder, repository={"repo1-path": str(folder / "repository"), "archive-async": "y"})
     server.settings["track_commit_timestamp"] = "on"
     with server:
         server.pgbackrest("stanza-create")
@@ -520,3 +525,7 @@ def test_an_archive_of_pgbackrest_is_searched_through_its_own_commands(
         assert kept["answer"] == "not found"
         first, last = (int(one, 16) for one in re.findall(r"/([0-9A-F]+)", str(found["searched"])))
         assert (last - first) >> 20 > 8
+        # What another user leaves there, and what is fetched ahead, is in the server's way.
+        assert not (folder / "spool" / "archive" / "lab" / "in").exists()
+        assert {path.stat().st_uid for path in (folder / "spool").rglob("*")} == {(folder / "spool").stat().st_uid}
+        assert {path.stat().st_uid for path in (folder / "lock").rglob("*")} <= {(folder / "lock").stat().st_uid}

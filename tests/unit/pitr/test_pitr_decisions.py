@@ -174,7 +174,7 @@ def recovered(to: float | str, exchanged: float, *, exclusive: bool = False, bef
 def test_a_time_that_an_earlier_recovery_cut_out_is_refused(
     position: dict | None, moments: list[float], refused: list[float]
 ) -> None:
-    """A86 ⚠: the replay stops before the new timeline's first commit, and the earlier state would pass for that time."""
+    """A86 ⚠: a replay stops before the new timeline's first commit, and the earlier state would pass for that time."""
     for number in moments:
         require_in_history(at_time(minute(number)), position)
     for number in refused:

@@ -133,7 +133,8 @@ ORDERS = Relation(16433, "orders", 2200, 16433, "r", "p")
 DROPPED = "; dropped stats: 2/16384/16433"
 SHUT_DOWN = HEAD.format("XLOG") + (
     "CHECKPOINT_SHUTDOWN redo 0/1529E98; tli 1; prev tli 1; fpw true; xid 0:700; oid 13000; multi 1; offset 0;"
-    " oldest xid 716 in DB 1; oldest multi 1 in DB 1; oldest/newest commit timestamp xid: 0/0; oldest running xid 0; shutdown"
+    " oldest xid 716 in DB 1; oldest multi 1 in DB 1; oldest/newest commit timestamp xid: 0/0;"
+    " oldest running xid 0; shutdown"
 )
 RUNNING = HEAD.format("Standby") + "RUNNING_XACTS nextXid 703 latestCompletedXid 702 oldestRunningXid 701; 1 xacts: 701"
 ENDED = [ended(700, "10:00:00"), ended(702, "10:00:01"), ended(701, "10:00:02", "ABORT")]
