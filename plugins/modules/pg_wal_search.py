@@ -184,7 +184,8 @@ lines_not_understood:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sre.runbooks.plugins.module_utils.pitr.wal_answer import Question, answer, moment
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.target import parse_moment
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.wal_answer import Question, answer
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.wal_reader import PgBackRest, WalFolder
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.wal_search import Wanted
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.arguments import login_spec
@@ -217,7 +218,8 @@ def main() -> None:
         found = answer(Question(
             PgBackRest(**given["pgbackrest"]) if given["pgbackrest"] else WalFolder(given["wal_directory"]),
             Wanted(
-                given["table"], given["schema"], moment("since", given["since"]), moment("until", given["until"]),
+                given["table"], given["schema"],
+                *(parse_moment(given[name]) if given[name] else None for name in ("since", "until")),
                 given["minimum_deleted_rows"],
             ),
             given["timeline"],

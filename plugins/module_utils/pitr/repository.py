@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.segments import read_history
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.target import Target
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.window import (
     REPOSITORY,
     Archive,
     Base,
     history_timeline,
-    read_history,
     read_info,
     read_listing,
 )

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.segments import parse_lsn
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 
 TIME, LSN, NAME, TRANSACTION = "time", "lsn", "name", "transaction"
 KINDS = (TIME, LSN, NAME, TRANSACTION)
-LSN_TEXT = re.compile(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})")
 # PostgreSQL compares no more bytes of a restore point's name (MAXFNAMELEN - 1).
 NAME_BYTES = 63
 # pgBackRest's words for the kinds.
@@ -55,18 +55,6 @@ class Target:
     def as_dict(self) -> dict[str, Any]:
         """As plain data."""
         return {"kind": self.kind, "value": self.value, "exclusive": self.exclusive}
-
-
-def parse_lsn(text: str) -> int:
-    """A place in the WAL, such as `0/3000050`, as a number.
-
-    Raises:
-        RunbookError: it is none.
-    """
-    match = LSN_TEXT.fullmatch(text)
-    if not match:
-        raise RunbookError(f"{text!r} is no LSN.", "Give one as PostgreSQL writes it, such as 0/3000050.")
-    return (int(match[1], 16) << 32) | int(match[2], 16)
 
 
 def parse_moment(text: str) -> datetime:

@@ -9,13 +9,11 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, ClassVar
 
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.segments import Segment, lsn_text, parse_lsn
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.wal import (
     Hole,
     Record,
-    Segment,
     Stretch,
-    lsn_number,
-    lsn_text,
     parse_commit,
     path,
 )
@@ -55,25 +53,6 @@ class Question:
     login: Login | None = None
     bin_directory: str | None = None
     progress: Progress = field(default_factory=Progress)
-
-
-def moment(name: str, text: str | None) -> datetime | None:
-    """An option that is a time.
-
-    Raises:
-        RunbookError: it is none, or has no time zone.
-    """
-    if text is None:
-        return None
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        found = None
-    if found is None or found.tzinfo is None:
-        raise RunbookError(
-            f"{name} is {text!r}, which is no time with a time zone.", "Write it like 2026-11-21T14:30:00+01:00."
-        )
-    return found
 
 
 def read_live(login: Login) -> tuple[Live, int]:
@@ -183,7 +162,7 @@ def begin_before(since: datetime, stretches: list[Stretch], size: int, look: _Lo
         record = look.first(one, CHECKPOINTS)
         redo = record.rest.split("redo ", 1)[-1].split(";")[0] if record else ""
         if redo:
-            begin = max(single[0].start, lsn_number(redo) // size * size)
+            begin = max(single[0].start, parse_lsn(redo) // size * size)
             break
     return [
         Stretch(one.timeline, max(one.start, begin), one.end) for one in stretches if one.end > begin
@@ -212,7 +191,7 @@ def answer(question: Question) -> dict[str, Any]:
                 f" {system_identifier}.", "Name the archive of this server.",
             )
     tools = find_client_tools(cluster.major, question.bin_directory)
-    segments = [Segment.from_name(name, size) for name in archive.names()]
+    segments = [Segment.parse(name, size) for name in archive.names()]
     # After an undone recovery the newest timeline of the archive is one that was abandoned.
     timeline = question.timeline or (live.timeline if live else max(one.timeline for one in segments))
     if live and timeline != live.timeline:
@@ -258,7 +237,7 @@ def answer(question: Question) -> dict[str, Any]:
     lives = _live_history(archive, live, timeline, before, others)
     for event in found["events"]:
         event["in_live_history"] = lives and any(
-            one == event["timeline"] and (left is None or lsn_number(event["lsn"]) < left) for one, left in lives
+            one == event["timeline"] and (left is None or parse_lsn(event["lsn"]) < left) for one, left in lives
         )
     return found
 

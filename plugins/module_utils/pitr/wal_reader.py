@@ -15,17 +15,19 @@ from pathlib import Path
 from typing import Protocol
 
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.repository import Repository
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.segments import (
+    SEGMENT,
+    Segment,
+    lsn_text,
+    parse_lsn,
+    read_history,
+)
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.wal import (
     MANAGERS,
     ROWS,
-    SEGMENT,
     Hole,
     Record,
-    Segment,
     Stretch,
-    lsn_number,
-    lsn_text,
-    parse_history,
     parse_line,
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.wal_catalog import PAGE_BYTES, UnreadableError
@@ -361,7 +363,7 @@ class WalReader:
         with contextlib.closing(self._archive.windows(names, needed)) as windows:  # type: ignore[type-var]
             for folder, last in windows:
                 self._folder = folder
-                end = min((Segment.from_name(last, size).number + 1) * size, stretch.end)
+                end = min((Segment.parse(last, size).number + 1) * size, stretch.end)
                 hole = self._foreign(folder, stretch, end) or self._dump(folder, stretch, end)
                 if hole:
                     return hole
@@ -392,7 +394,7 @@ class WalReader:
         def line_read(line: str) -> None:
             rows = ROWS.fullmatch(line)
             if rows and rows["node"] not in self._listener.catalogs:
-                lsn = lsn_number(rows["lsn"])
+                lsn = parse_lsn(rows["lsn"])
                 if lsn > self._handed_on:
                     self.last = self._handed_on = lsn
                     if rows["what"] == "DELETE":
@@ -417,7 +419,7 @@ class WalReader:
         )
         if done.returncode == 0:
             return None
-        places = [lsn_number(one) for one in WHERE.findall(done.stderr_tail)]
+        places = [parse_lsn(one) for one in WHERE.findall(done.stderr_tail)]
         stopped = max([self.last, *(one for one in places if one < end)])
         return Hole(
             stretch.timeline, stopped, min((stopped // size + 1) * size, stretch.end),
@@ -443,4 +445,4 @@ def ancestors(archive: Archive, timeline: int) -> list[tuple[int, int]]:
             f"The archive lacks {timeline:08X}.history, which says where timeline {timeline} began.",
             "Bring the file back into the archive, or search an earlier timeline.",
         )
-    return parse_history(archive.history(timeline))
+    return read_history(archive.history(timeline))

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.segments import lsn_text
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.target import LSN, TIME, TRANSACTION, Target
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.wal import (
     Commit,
@@ -23,7 +24,6 @@ from ansible_collections.sre.runbooks.plugins.module_utils.pitr.wal import (
     Hole,
     Record,
     file_of,
-    lsn_text,
     parse_commit,
     parse_file,
 )

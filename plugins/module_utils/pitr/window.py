@@ -10,47 +10,20 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ansible_collections.sre.runbooks.plugins.module_utils.pitr.target import Target, parse_lsn
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.segments import Segment, lsn_text, parse_lsn
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.target import Target
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.moments import utc_text
 from ansible_collections.sre.runbooks.plugins.module_utils.run.words import about
 
-SEGMENT = re.compile(r"([0-9A-F]{8})([0-9A-F]{8})([0-9A-F]{8})")
 ARCHIVED = re.compile(r"(?:.*/)?([0-9A-F]{24})-[0-9a-f]{40}(?:\.\w+)?")
 HISTORY = re.compile(r"(?:.*/)?([0-9A-F]{8})\.history(?:-[0-9a-f]{40})?(?:\.\w+)?")
-HISTORY_LINE = re.compile(r"\s*(\d+)\s+([0-9A-Fa-f]+/[0-9A-Fa-f]+)")
 # pgBackRest keeps whole seconds: the second in which a backup ended is not all after its end.
 SECOND = timedelta(seconds=1)
 # In the name of the folder of a cluster that was put aside: when.
 STAMP = "%Y%m%dT%H%M%SZ"
 # Of several repositories the first is used.
 REPOSITORY = 1
-
-
-@dataclass(frozen=True, order=True)
-class Segment:
-    """A piece of the WAL: its timeline, and its number, counted from the beginning of all WAL."""
-
-    timeline: int
-    number: int
-
-    @classmethod
-    def parse(cls, name: str, size: int) -> Segment:
-        """From a name such as `000000010000000000000003`.
-
-        Raises:
-            RunbookError: it is no such name.
-        """
-        match = SEGMENT.fullmatch(name)
-        if not match or size <= 0:
-            raise RunbookError(f"{name!r} is no name of a WAL segment of {size} bytes.", "Look at the repository.")
-        timeline, log, low = (int(part, 16) for part in match.groups())
-        return cls(timeline, log * ((1 << 32) // size) + low)
-
-    def name(self, size: int) -> str:
-        """As PostgreSQL writes it."""
-        per_log = (1 << 32) // size
-        return f"{self.timeline:08X}{self.number // per_log:08X}{self.number % per_log:08X}"
 
 
 @dataclass(frozen=True)
@@ -182,23 +155,6 @@ def history_timeline(path: str) -> int:
     """The timeline that a history file is of."""
     match = HISTORY.fullmatch(path)
     return int(match[1], 16) if match else 0
-
-
-def read_history(text: str) -> list[tuple[int, int]]:
-    """A timeline's parents, oldest first, each with the LSN at which it was left, from its history file.
-
-    Raises:
-        RunbookError: a line is of another form.
-    """
-    found = []
-    for line in text.splitlines():
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        match = HISTORY_LINE.match(line)
-        if not match:
-            raise RunbookError(f"The line {line!r} of a timeline's history cannot be read.", "Look at the repository.")
-        found.append((int(match[1]), parse_lsn(match[2])))
-    return found
 
 
 def reach(base: Base, archive: Archive, timeline: int, size: int) -> Reach:
@@ -360,7 +316,7 @@ def _require_lsn(one: Reach, target: Target, *, live_goes_on: bool, lsn: str | N
         return
     why = f"the WAL segment {one.gaps[0]} is missing" if one.gaps else "the newest WAL ends there"
     raise RunbookError(
-        f"The archive leads from {one.base.label} to {one.end_lsn >> 32:X}/{one.end_lsn & 0xFFFFFFFF:X} and not to "
+        f"The archive leads from {one.base.label} to {lsn_text(one.end_lsn)} and not to "
         f"{target.value}: {why}.",
         "Choose an earlier LSN" + (", or a backup that was made after the gap." if one.gaps else
                                    ", or start the live server, so that it archives what it has."),

@@ -392,7 +392,7 @@ def test_the_archive_of_another_server_is_refused(old: Scene, scene: Scene) -> N
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
-    ({"since": "2026-11-21 14:00"}, "no time with a time zone"),
+    ({"since": "2026-11-21 14:00"}, "has no zone"),
     ({"wal_directory": "/nowhere"}, "cannot be read"),
     ({"timeline": 7}, "lacks 00000007.history"),
 ])

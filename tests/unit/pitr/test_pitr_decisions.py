@@ -12,15 +12,14 @@ import pytest
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr import position as at
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.position import Places, Position
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.repository import read_verify
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.segments import Segment, read_history
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.target import Target, parse_target
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.window import (
     Archive,
     Base,
-    Segment,
     choose,
     losses,
     reach,
-    read_history,
     read_info,
     read_listing,
     require_in_history,
