@@ -201,9 +201,8 @@ class _Ended:
         if self._first is None:
             return False
         count = (next_xid - self._first) % 2**32 if _older(self._first, next_xid) else 0
-        return count <= len(self._ended) + len(running) and all(
-            (self._first + one) % 2**32 in self._ended | running for one in range(count)
-        )
+        known = self._ended | running
+        return count <= len(known) and all((self._first + one) % 2**32 in known for one in range(count))
 
 
 def _emptied(database: int, relation: Relation, done: _Transaction, own: set[tuple[int, int]]) -> bool:

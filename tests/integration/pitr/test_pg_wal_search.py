@@ -379,6 +379,24 @@ def test_a_count_that_may_have_begun_before_a_hole_is_said_to_be_at_least_that(o
     assert event["sentence"].startswith("At least ")
 
 
+def test_a_table_that_was_dropped_a_moment_ago_is_not_said_to_be_there(old: Scene) -> None:
+    """A86 ⚠: the segment in which it was dropped is not archived yet."""
+    old.run("CHECKPOINT", "CREATE TABLE momentary (id int)")
+    old.switch()
+    assert (found := old.search("momentary"))["answer"] == "not found", found
+    truth = old.transaction("DROP TABLE momentary")
+    found = old.search("momentary")
+    assert found["answer"] == "unknown", found
+    assert "The table momentary is not in the live database any more" in found["message"]
+    assert "SELECT pg_switch_wal()" in found["message"]
+    for name, arguments in (("since", {"since": datetime.now(UTC).isoformat()}),
+                            ("until", {"until": datetime.now(UTC).isoformat()})):
+        without = old.without_login("momentary", **arguments)
+        assert (without["answer"], "what was done after it is unknown" in without["message"]) == ("unknown", True), name
+    old.switch()
+    assert who(old.search("momentary")) == [truth]
+
+
 def test_a_table_that_never_was_is_unknown_and_not_a_clean_bill(old: Scene) -> None:
     found = old.search("no_such_table")
     assert found["answer"] == "unknown"
