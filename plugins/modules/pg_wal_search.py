@@ -36,7 +36,7 @@ options:
     type: dict
     suboptions:
       config:
-        description: Its configuration file on this host.
+        description: Its configuration file on this host. As root, pgBackRest runs as the user to whom it belongs.
         type: path
         required: true
       stanza:
@@ -123,7 +123,8 @@ EXAMPLES = r"""
 RETURN = r"""
 answer:
   description:
-    - V(found), V(not found), or V(unknown) when nothing was found and something could not be read, understood or named.
+    - V(found), V(not found), or V(unknown) when nothing was found and something could not be read, understood or named,
+      or when the WAL that was read ends before O(until), O(since) or what the live server has done.
   returned: success
   type: str
   sample: found

@@ -509,7 +509,7 @@ def test_the_timeline_of_the_live_server_is_searched_with_those_that_led_to_it(
 
 
 def test_an_archive_of_pgbackrest_is_searched_through_its_own_commands(
-    server_folder: Path, call_module: CallModule
+    server_folder: Path, call_module: CallModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A86 ⚠, with more segments than are fetched at once."""
     class Server(PgBackRestServer):
@@ -534,7 +534,14 @@ def test_an_archive_of_pgbackrest_is_searched_through_its_own_commands(
         assert machine.wait_for(
             lambda: (scene.one("SELECT last_archived_wal FROM pg_stat_archiver") or "") >= name, 60
         )
+        # The real one, which says as whom it runs.
+        program = folder / "bin" / "pgbackrest"
+        machine.make_folder(program.parent, None, 0o755)
+        program.write_text(f'#!/bin/sh\nid -u >> {folder}/own/users\nexec {shutil.which("pgbackrest")} "$@"\n')
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", str(program.parent), prepend=":")
         found = scene.search("orders", wal_directory=None, pgbackrest={"config": str(server.config), "stanza": "lab"})
+        assert set((folder / "own" / "users").read_text().split()) == {str(server.config.stat().st_uid)}
         assert brief(found) == [("delete", "orders", 10000)] * 2 + [("drop", "orders", None)], found
         assert who(found) == truths
         assert not found["holes"]
