@@ -521,7 +521,6 @@ class WalSearch:
             self.events.append(event)
             self.event_count += 1
 
-
     def lost_unseen(self) -> list[str]:
         """The wanted tables that existed where the WAL ends, and are no longer in the live database."""
         if self._live is None or self._live.next_xid is None:
