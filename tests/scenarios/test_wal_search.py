@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -108,3 +109,19 @@ def test_nothing_found_is_only_a_success_where_it_is_proven(play: Play, table: s
     done = play("-e", f"wal_search_table={table}")
     assert done.returncode == code, done.stdout + done.stderr
     assert words in " ".join(done.stdout.split())
+
+
+def test_no_recovery_is_shown_to_what_may_be_outside_of_the_live_history(
+    play: Play, shop: PostgresServer, tmp_path: Path
+) -> None:
+    """A86 ⚠: a recovery goes along the live timeline, and the archive has another one as well."""
+    archive = tmp_path / "archive"
+    shutil.copytree(shop.folder / "archive", archive)
+    newest = max(path for path in archive.iterdir() if len(path.name) == 24)
+    shutil.copyfile(newest, archive / f"00000002{newest.name[8:]}")
+    done = play("-e", "wal_search_table=order_lines", "-e", f"wal_search_directory={archive}",
+                "-e", "wal_search_live=false", "-e", "wal_search_timeline=1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "public.order_lines was dropped at " in done.stdout
+    assert "Whether that is in the live history is unknown" in " ".join(done.stdout.split())
+    assert "-e to=" not in done.stdout
