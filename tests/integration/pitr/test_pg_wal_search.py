@@ -517,7 +517,7 @@ def test_an_archive_of_pgbackrest_is_searched_through_its_own_commands(
 
     folder = server_folder / "wal-pgbackrest"
     server = Server(folder, repository={"repo1-path": str(folder / "repository"), "archive-async": "y"})
-    server.settings["track_commit_timestamp"] = "on"
+    server.settings |= {"track_commit_timestamp": "on", "autovacuum": "off"}
     with server:
         server.pgbackrest("stanza-create")
         with connect(server.login, "tests") as connection:
