@@ -120,7 +120,7 @@ class PgBackRestServer(PostgresServer):
     def _write_settings(self) -> None:
         super()._write_settings()
         lines = {
-            **self.repository, "repo1-retention-full": "99", "lock-path": str(self.folder / "lock"),
+            "repo1-retention-full": "99", **self.repository, "lock-path": str(self.folder / "lock"),
             "log-path": str(self.folder / "log"), "spool-path": str(self.folder / "spool"), "log-level-file": "off",
             "start-fast": "y", "compress-level": "1",
         }

@@ -36,7 +36,7 @@ options:
     type: dict
     suboptions:
       config:
-        description: Its configuration file on this host.
+        description: Its configuration file on this host. As root, pgBackRest runs as the user to whom it belongs.
         type: path
         required: true
       stanza:
@@ -123,7 +123,8 @@ EXAMPLES = r"""
 RETURN = r"""
 answer:
   description:
-    - V(found), V(not found), or V(unknown) when nothing was found and something could not be read, understood or named.
+    - V(found), V(not found), or V(unknown) when nothing was found and something could not be read, understood or named,
+      or when the WAL that was read ends before O(until), O(since) or what the live server has done.
   returned: success
   type: str
   sample: found
@@ -133,13 +134,17 @@ message:
   type: str
   sample: public.order_lines was dropped at 2026-11-21T14:31:07.120440Z by transaction 7291 (commit 0/195E158).
 events:
-  description: What was lost, oldest first, at most the 1000 newest; C(lsn) is where the commit begins.
+  description:
+    - What was lost, oldest first, at most the 1000 newest; C(lsn) is where the commit begins.
+    - C(in_live_history) says whether the live server's own history holds it, along which a recovery goes; null when
+      that is unknown.
   returned: success
   type: list
   elements: dict
   sample: [{kind: drop, schema: public, table: order_lines, earlier_names: [], database: null, database_oid: 16384,
             oid: 16394, rows: null, rows_complete: true, at: "2026-11-21T14:31:07.120440Z", lsn: 0/195E158, xid: 7291,
-            timeline: 1, sentence: public.order_lines was dropped at 2026-11-21T14:31:07.120440Z by transaction 7291.,
+            timeline: 1, in_live_history: true,
+            sentence: public.order_lines was dropped at 2026-11-21T14:31:07.120440Z by transaction 7291.,
             targets: {time: {kind: time, value: "2026-11-21 14:31:07.120440+00", exclusive: true},
                       lsn: {kind: lsn, value: 0/195E158, exclusive: true},
                       transaction: {kind: transaction, value: "7291", exclusive: true}}}]
@@ -180,7 +185,8 @@ lines_not_understood:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sre.runbooks.plugins.module_utils.pitr.wal_answer import Question, answer, moment
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.target import parse_moment
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.wal_answer import Question, answer
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.wal_reader import PgBackRest, WalFolder
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.wal_search import Wanted
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.arguments import login_spec
@@ -213,7 +219,8 @@ def main() -> None:
         found = answer(Question(
             PgBackRest(**given["pgbackrest"]) if given["pgbackrest"] else WalFolder(given["wal_directory"]),
             Wanted(
-                given["table"], given["schema"], moment("since", given["since"]), moment("until", given["until"]),
+                given["table"], given["schema"],
+                *(parse_moment(given[name]) if given[name] else None for name in ("since", "until")),
                 given["minimum_deleted_rows"],
             ),
             given["timeline"],

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -28,7 +29,8 @@ def shop(server_place: Path) -> Iterator[PostgresServer]:
     """A server with an archive in a folder, on which a table was dropped."""
     archive = server_place / "wal-scenario" / "archive"
     server = PostgresServer(archive.parent, settings={
-        "fsync": "off", "shared_buffers": "16MB", "archive_mode": "on", "archive_command": f"cp %p {archive}/%f",
+        "fsync": "off", "shared_buffers": "16MB", "autovacuum": "off",
+        "archive_mode": "on", "archive_command": f"cp %p {archive}/%f",
     })
     machine.make_folder(server.folder, None, 0o711)
     machine.make_folder(archive, machine.unprivileged_user())
@@ -88,13 +90,15 @@ def test_the_operator_is_told_when_a_table_was_lost_and_where_to_go_back_to(
     play: Play, tmp_path: Path, more: tuple[str, ...]
 ) -> None:
     """A86 ⚠: the time, the transaction and the target just before it."""
-    done = play("-e", "wal_search_table=order_lines", *more)
+    done = play("-e", "wal_search_table=order_lines", "-e", "wal_search_minimum_deleted_rows=7", *more)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "public.order_lines was dropped at " in done.stdout
     assert "-e to=20" in done.stdout
     assert '"exclusive": true' in done.stdout
     if "--check" not in more:
-        assert report_of(tmp_path)["outcome"] == "done"
+        report = report_of(tmp_path)
+        assert report["outcome"] == "done"
+        assert "wal_search_minimum_deleted_rows=7" in json.dumps(report), "the command that is shown asks the same"
 
 
 @pytest.mark.parametrize(("table", "code", "words"), [
@@ -105,3 +109,19 @@ def test_nothing_found_is_only_a_success_where_it_is_proven(play: Play, table: s
     done = play("-e", f"wal_search_table={table}")
     assert done.returncode == code, done.stdout + done.stderr
     assert words in " ".join(done.stdout.split())
+
+
+def test_no_recovery_is_shown_to_what_may_be_outside_of_the_live_history(
+    play: Play, shop: PostgresServer, tmp_path: Path
+) -> None:
+    """A86 ⚠: a recovery goes along the live timeline, and the archive has another one as well."""
+    archive = tmp_path / "archive"
+    shutil.copytree(shop.folder / "archive", archive)
+    newest = max(path for path in archive.iterdir() if len(path.name) == 24)
+    shutil.copyfile(newest, archive / f"00000002{newest.name[8:]}")
+    done = play("-e", "wal_search_table=order_lines", "-e", f"wal_search_directory={archive}",
+                "-e", "wal_search_live=false", "-e", "wal_search_timeline=1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "public.order_lines was dropped at " in done.stdout
+    assert "Whether that is in the live history is unknown" in " ".join(done.stdout.split())
+    assert "-e to=" not in done.stdout

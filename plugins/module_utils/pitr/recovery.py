@@ -111,7 +111,8 @@ class Recovery:
         if not self.request.target:
             raise RunbookError("No target was given.", "Say up to when: a time with its zone.")
         target = parse_target(
-            self.request.target_kind, self.request.target, exclusive=self.request.exclusive, backup=self.request.backup
+            self.request.target_kind, self.request.target, exclusive=self.request.exclusive, backup=self.request.backup,
+            listing=self.repository.listing,
         )
         if _is_done(position, target, self.request.backup):
             # To do it once more would lose what was written since; whoever was cut off at its end starts it again.
@@ -120,6 +121,7 @@ class Recovery:
                 f"recover it anew, go back from that first ({UNDO}), or choose another target."
             ])
             return
+        window.require_in_history(target, asdict(position) if position.state == at.DONE else position.before)
         live, segment_size, timeline = self._look()
         problems = problems_of(self.live, self.places, live)
         if problems:
@@ -416,7 +418,9 @@ class Recovery:
         label: str | None = None,
     ) -> window.Reach:
         """A backup that leads to the target: over what is archived, and over what a live server will have archived."""
-        chosen = window.choose(self._reaches(segment_size, timeline), target, label or self.request.backup or None)
+        chosen = window.choose(
+            self._reaches(segment_size, timeline), target, label or self.request.backup or None, self.repository.listing
+        )
         window.require_reached(
             chosen, target, live_goes_on=live is not None, now=now, lsn=live.facts["lsn"] if live else None
         )

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.segments import read_history
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.target import Target
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.window import (
     REPOSITORY,
     Archive,
     Base,
     history_timeline,
-    read_history,
     read_info,
     read_listing,
 )
@@ -93,6 +93,11 @@ class Repository:
         """A command of pgBackRest."""
         return ["pgbackrest", f"--config={self.config}", f"--stanza={self.stanza}", *options, command]
 
+    @property
+    def listing(self) -> str:
+        """The command that shows a person the backups."""
+        return shlex.join(self.argv("info"))
+
     def bases(self, size: int) -> list[Base]:
         """The base backups, oldest first; `size` is that of a WAL segment in bytes."""
         return read_info(self._json("info", "--output=json"), self.stanza, size)
@@ -109,6 +114,42 @@ class Repository:
             for path in histories
         }
         return Archive(segments, parents)
+
+    def archived_files(self) -> list[str]:
+        """The paths of all files below the archive of the stanza, such as `15-1/00000002.history`.
+
+        Raises:
+            RunbookError: the listing is of another form.
+        """
+        listing = self._json(
+            "repo-ls", "--recurse", "--output=json", f"--repo={REPOSITORY}", operand=f"archive/{self.stanza}"
+        )
+        try:
+            return [name for name, about in listing.items() if about["type"] == "file"]
+        except (AttributeError, KeyError, TypeError) as error:
+            raise RunbookError(
+                f"What pgbackrest repo-ls says is of another form than this collection knows: {error!r}.",
+                "See which version of pgBackRest runs; 2.45 is tested.",
+            ) from error
+
+    def fetch(self, name: str, target: Path) -> None:
+        """Bring a segment or a history file out of the archive, never asynchronously (see `fetch_command`).
+
+        Raises:
+            RunbookError: it is not there, or cannot be read.
+        """
+        options = (f"--repo={REPOSITORY}", "--no-archive-async", "--log-level-file=off", *QUIET)
+        done = process.run(
+            [*self.argv("archive-get", *options), name, str(target)], timeout_s=self.timeout_s, owner=self.owner,
+            check=False,
+        )
+        # Exit code 1 without a word says that the archive has none.
+        if not target.exists():
+            raise RunbookError(
+                f"pgBackRest did not bring {name} out of the archive of {self.stanza}: "
+                f"{done.stderr_tail or f'it {done.ending}'}.",
+                "Try it by hand, as the server's user: pgbackrest archive-get.",
+            )
 
     def restore(
         self, into: Path, spool: Path, base: Base, target: Target, timeline: int, while_waiting: Callable[[], None], *,
@@ -150,9 +191,13 @@ class Repository:
         return f'{shlex.join(word.replace("%", "%%") for word in words)} %f "%p"'
 
     def backup(self, while_waiting: Callable[[], None]) -> None:
-        """Make a full base backup of the cluster that runs in the live one's place."""
+        """Make a full base backup of the cluster that runs in the live one's place.
+
+        Nothing expires: it is not proven yet, and who goes back needs the older ones, whatever the retention is.
+        """
         process.run(
-            self.argv("backup", "--type=full", f"--process-max={self.processes}", f"--repo={REPOSITORY}", *QUIET),
+            self.argv("backup", "--type=full", "--no-expire-auto", f"--process-max={self.processes}",
+                      f"--repo={REPOSITORY}", *QUIET),
             timeout_s=self.timeout_s, owner=self.owner, while_waiting=while_waiting,
             hint="The cluster runs; without a base backup on its new timeline it is not done. Mend that, then run the "
                  "same command again.",

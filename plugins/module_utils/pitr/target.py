@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.segments import parse_lsn
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 
 TIME, LSN, NAME, TRANSACTION = "time", "lsn", "name", "transaction"
 KINDS = (TIME, LSN, NAME, TRANSACTION)
-LSN_TEXT = re.compile(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})")
 # PostgreSQL compares no more bytes of a restore point's name (MAXFNAMELEN - 1).
 NAME_BYTES = 63
 # pgBackRest's words for the kinds.
@@ -57,18 +57,6 @@ class Target:
         return {"kind": self.kind, "value": self.value, "exclusive": self.exclusive}
 
 
-def parse_lsn(text: str) -> int:
-    """A place in the WAL, such as `0/3000050`, as a number.
-
-    Raises:
-        RunbookError: it is none.
-    """
-    match = LSN_TEXT.fullmatch(text)
-    if not match:
-        raise RunbookError(f"{text!r} is no LSN.", "Give one as PostgreSQL writes it, such as 0/3000050.")
-    return (int(match[1], 16) << 32) | int(match[2], 16)
-
-
 def parse_moment(text: str) -> datetime:
     """A time with its zone, in UTC (A86 ⚠: without one, the server's own zone would be taken, whatever it is).
 
@@ -92,7 +80,9 @@ def parse_moment(text: str) -> datetime:
         raise RunbookError(f"{text!r} is no time that a calendar has.", "Give another one.", time=text) from error
 
 
-def parse_target(kind: str, text: str, *, exclusive: bool, backup: str | None) -> Target:
+def parse_target(
+    kind: str, text: str, *, exclusive: bool, backup: str | None, listing: str = "pgbackrest info"
+) -> Target:
     """What the operator gave, checked.
 
     Args:
@@ -100,6 +90,7 @@ def parse_target(kind: str, text: str, *, exclusive: bool, backup: str | None) -
         text: as given.
         exclusive: end just before it.
         backup: the backup set that was chosen explicitly, if any.
+        listing: the command that lists the backups.
 
     Raises:
         RunbookError: it says nothing, or not clearly enough.
@@ -111,7 +102,7 @@ def parse_target(kind: str, text: str, *, exclusive: bool, backup: str | None) -
     if not backup:
         raise RunbookError(
             f"A recovery to a {kind} needs an explicit backup: nobody can tell from {text!r} which are old enough.",
-            "Name one that was made before it; the module pg_pitr_info lists them.", kind=kind,
+            f"Name one that was made before it, by its label: {listing}, as the server's user, lists them.", kind=kind,
         )
     if kind == LSN:
         parse_lsn(text)

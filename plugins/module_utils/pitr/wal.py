@@ -1,6 +1,6 @@
 # Copyright: the sre.runbooks contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Places in the WAL, the names of its segments, and pg_waldump's lines: all as text becomes values, nothing read."""
+"""pg_waldump's lines as values, and what of a timeline is in an archive: nothing is read here."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.segments import Segment, lsn_text, parse_lsn
 
-SEGMENT = re.compile(r"[0-9A-F]{24}")
-LSN = re.compile(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})")
-HISTORY_LINE = re.compile(r"\s*(\d+)\s+([0-9A-Fa-f]+/[0-9A-Fa-f]+)(?:\s.*)?")
+LINE = re.compile(r"\s*(\d+)\s+([0-9A-Fa-f]+/[0-9A-Fa-f]+)(?:\s.*)?")
 
 LINE = re.compile(
     r"rmgr: (?P<manager>\w+) +len \(rec/tot\): *\d+/ *\d+, tx: *(?P<xid>\d+),"
@@ -38,42 +36,6 @@ RELATION_STATISTICS = 2
 
 # What the search follows; pg_waldump leaves out the others.
 MANAGERS = ("XLOG", "Transaction", "Storage", "Standby", "RelMap", "Database", "Heap", "Heap2")
-
-
-def lsn_number(text: str) -> int:
-    """A place in the WAL as a number of bytes.
-
-    Raises:
-        RunbookError: the text is none.
-    """
-    found = LSN.fullmatch(text)
-    if not found:
-        raise RunbookError(f"{text!r} is no place in the WAL.", "Write it as PostgreSQL does, such as 0/16B3748.")
-    return (int(found[1], 16) << 32) + int(found[2], 16)
-
-
-def lsn_text(number: int) -> str:
-    """A place in the WAL as PostgreSQL writes it."""
-    return f"{number >> 32:X}/{number & 0xFFFFFFFF:X}"
-
-
-@dataclass(frozen=True, order=True)
-class Segment:
-    """One file of WAL: `number` counts its kind from the beginning of the cluster, whatever the timeline."""
-
-    timeline: int
-    number: int
-
-    @classmethod
-    def from_name(cls, name: str, size: int) -> Segment:
-        """From a file's name, for segments of `size` bytes."""
-        log, part = int(name[8:16], 16), int(name[16:], 16)
-        return cls(int(name[:8], 16), log * (0x100000000 // size) + part)
-
-    def name(self, size: int) -> str:
-        """The file's name."""
-        log, part = divmod(self.number, 0x100000000 // size)
-        return f"{self.timeline:08X}{log:08X}{part:08X}"
 
 
 @dataclass(frozen=True)
@@ -109,26 +71,6 @@ class Hole:
         """For a module's result."""
         return {"timeline": self.timeline, "from_lsn": lsn_text(self.start), "to_lsn": lsn_text(self.end),
                 "reason": self.reason}
-
-
-def parse_history(text: str) -> list[tuple[int, int]]:
-    """The ancestors of a timeline, oldest first, each with the place in bytes where the next one left it.
-
-    Raises:
-        RunbookError: a line is not as PostgreSQL writes it.
-    """
-    ancestors = []
-    for line in text.splitlines():
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        found = HISTORY_LINE.fullmatch(line)
-        if not found:
-            raise RunbookError(
-                f"A timeline's history file has the line {line[:80]!r}, which is not as PostgreSQL writes it.",
-                "Compare the file with its copy in another archive.",
-            )
-        ancestors.append((int(found[1]), lsn_number(found[2])))
-    return ancestors
 
 
 def path(
@@ -229,7 +171,7 @@ def parse_line(line: str) -> Record | None:
     if not found:
         return None
     return Record(
-        found["manager"], int(found["xid"]), lsn_number(found["lsn"]), found["what"].rstrip(","), found["rest"]
+        found["manager"], int(found["xid"]), parse_lsn(found["lsn"]), found["what"].rstrip(","), found["rest"]
     )
 
 

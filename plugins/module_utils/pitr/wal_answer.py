@@ -5,17 +5,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, ClassVar
 
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.segments import Segment, lsn_text, parse_lsn
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.wal import (
     Hole,
     Record,
-    Segment,
     Stretch,
-    lsn_number,
-    lsn_text,
     parse_commit,
     path,
 )
@@ -57,25 +55,6 @@ class Question:
     progress: Progress = field(default_factory=Progress)
 
 
-def moment(name: str, text: str | None) -> datetime | None:
-    """An option that is a time.
-
-    Raises:
-        RunbookError: it is none, or has no time zone.
-    """
-    if text is None:
-        return None
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        found = None
-    if found is None or found.tzinfo is None:
-        raise RunbookError(
-            f"{name} is {text!r}, which is no time with a time zone.", "Write it like 2026-11-21T14:30:00+01:00."
-        )
-    return found
-
-
 def read_live(login: Login) -> tuple[Live, int]:
     """A database's catalog as it is now, and its cluster's identifier.
 
@@ -90,7 +69,8 @@ def read_live(login: Login) -> tuple[Live, int]:
             " (SELECT system_identifier FROM pg_control_system()) AS system_identifier,"
             # The control file learns of a promotion only by the next checkpoint.
             " CASE WHEN pg_is_in_recovery() THEN (SELECT timeline_id FROM pg_control_checkpoint()) ELSE"
-            " ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int END AS timeline"
+            " ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int END AS timeline,"
+            " pg_current_snapshot()::text AS snapshot"
         ).fetchone()
         relations = connection.execute(
             "SELECT oid::bigint, relname, relnamespace::bigint, coalesce(pg_relation_filenode(oid), 0)::bigint AS node,"
@@ -98,12 +78,15 @@ def read_live(login: Login) -> tuple[Live, int]:
         ).fetchall()
         schemas = connection.execute("SELECT oid::bigint, nspname FROM pg_namespace").fetchall()
         parents = connection.execute("SELECT inhrelid::bigint AS child, inhparent::bigint AS parent FROM pg_inherits")
+        _oldest, next_xid, running = about["snapshot"].split(":")
         live = Live(
             about["database"], login.database, about["timeline"], about["class_node"],
             {one["oid"]: one["nspname"] for one in schemas},
             {one["oid"]: Relation(one["oid"], one["relname"], one["relnamespace"], one["node"], one["relkind"],
                                   one["relpersistence"]) for one in relations},
             {one["child"]: one["parent"] for one in parents},
+            # The WAL has the last 32 bits of each number.
+            int(next_xid) % 2**32, frozenset(int(one) % 2**32 for one in running.split(",") if one),
         )
         # The control file's number is unsigned, SQL's is not.
         return live, about["system_identifier"] % 2**64
@@ -179,7 +162,7 @@ def begin_before(since: datetime, stretches: list[Stretch], size: int, look: _Lo
         record = look.first(one, CHECKPOINTS)
         redo = record.rest.split("redo ", 1)[-1].split(";")[0] if record else ""
         if redo:
-            begin = max(single[0].start, lsn_number(redo) // size * size)
+            begin = max(single[0].start, parse_lsn(redo) // size * size)
             break
     return [
         Stretch(one.timeline, max(one.start, begin), one.end) for one in stretches if one.end > begin
@@ -208,9 +191,11 @@ def answer(question: Question) -> dict[str, Any]:
                 f" {system_identifier}.", "Name the archive of this server.",
             )
     tools = find_client_tools(cluster.major, question.bin_directory)
-    segments = [Segment.from_name(name, size) for name in archive.names()]
+    segments = [Segment.parse(name, size) for name in archive.names()]
     # After an undone recovery the newest timeline of the archive is one that was abandoned.
     timeline = question.timeline or (live.timeline if live else max(one.timeline for one in segments))
+    if live and timeline != live.timeline:
+        live = replace(live, next_xid=None)
     before = ancestors(archive, timeline)
     stretches, holes = path(segments, timeline, before, size)
     # An older timeline may have gone on after it was left.
@@ -249,7 +234,25 @@ def answer(question: Question) -> dict[str, Any]:
         names = ", ".join(str(one) for one in others)
         found["message"] += f" Timeline {timeline}, the newest, was searched; the archive has more of {names}."
         found["answer"] = "unknown" if found["answer"] == "not found" else found["answer"]
+    lives = _live_history(archive, live, timeline, before, others)
+    for event in found["events"]:
+        event["in_live_history"] = lives and any(
+            one == event["timeline"] and (left is None or parse_lsn(event["lsn"]) < left) for one, left in lives
+        )
     return found
+
+
+def _live_history(
+    archive: Archive, live: Live | None, timeline: int, before: list[tuple[int, int]], others: list[int]
+) -> list[tuple[int, int | None]] | None:
+    """The live server's timeline and those that led to it, each with where it was left; None when that is unknown."""
+    if live and live.timeline != timeline:
+        if live.timeline > 1 and live.timeline not in archive.histories():
+            return None
+        timeline, before = live.timeline, ancestors(archive, live.timeline)
+    elif not live and others:
+        return None
+    return [*before, (timeline, None)]
 
 
 def _result(
@@ -258,7 +261,7 @@ def _result(
     times = [utc_text(one, "microseconds") if one else None for one in (search.first_commit, search.last_commit)]
     searched = f"from {times[0] or lsn_text(begin)} to {times[1] or lsn_text(end)}"
     too_late = wanted.since and search.first_commit and search.first_commit > wanted.since
-    word, message = verdict(search, wanted, holes, searched)
+    word, message = verdict(search, wanted, holes, searched, search.unread(end))
     if too_late:
         message += f" The WAL that is there begins at {times[0]}, after the time that was asked for."
         word = "unknown" if word == "not found" else word

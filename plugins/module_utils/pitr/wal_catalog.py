@@ -231,7 +231,7 @@ class CatalogRows:
     def __init__(self) -> None:
         self._rows: dict[tuple[tuple[int, int, int], int, int], bytes] = {}
 
-    def apply(self, raw: Raw, file: tuple[int, int, int]) -> tuple[list[bytes], bytes | None]:
+    def apply(self, raw: Raw, file: tuple[int, int, int]) -> tuple[list[tuple[bool, bytes]], bytes | None]:
         """Follow a record.
 
         Args:
@@ -239,7 +239,8 @@ class CatalogRows:
             file: the catalog's file; pages of others are passed over.
 
         Returns:
-            The rows that whole pages show, newest version last, and the row that the record itself brings.
+            The rows that whole pages show, newest version last, each with whether it is that; and the row that the
+            record itself brings.
 
         Raises:
             UnreadableError: the row that it brings cannot be known.
@@ -249,7 +250,7 @@ class CatalogRows:
         except (struct.error, IndexError) as error:
             raise UnreadableError(str(error)) from error
 
-    def _apply(self, raw: Raw, file: tuple[int, int, int]) -> tuple[list[bytes], bytes | None]:
+    def _apply(self, raw: Raw, file: tuple[int, int, int]) -> tuple[list[tuple[bool, bytes]], bytes | None]:
         shown: list[tuple[bool, bytes]] = []
         pages = [part for part in raw.parts if part.file == file and part.fork == 0]
         for part in pages:
@@ -257,7 +258,7 @@ class CatalogRows:
                 for place, columns, newest in rows_of(part.image):
                     self._rows[file, part.number, place] = columns
                     shown.append((newest, columns))
-        rows = [columns for _newest, columns in sorted(shown, key=lambda one: one[0])]
+        rows = sorted(shown, key=lambda one: one[0])
         if raw.manager != HEAP or not pages or pages[0] is not raw.parts[0]:
             return rows, None
         operation, target = raw.info & 0x70, pages[0]

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import os
 import re
 import struct
 import tempfile
@@ -14,17 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.repository import Repository
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.segments import (
+    SEGMENT,
+    Segment,
+    lsn_text,
+    parse_lsn,
+    read_history,
+)
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.wal import (
     MANAGERS,
     ROWS,
-    SEGMENT,
     Hole,
     Record,
-    Segment,
     Stretch,
-    lsn_number,
-    lsn_text,
-    parse_history,
     parse_line,
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.wal_catalog import PAGE_BYTES, UnreadableError
@@ -130,32 +133,31 @@ class WalFolder:
 class PgBackRest:
     """The archive of a stanza, through pgBackRest's own commands: it knows about compression, encryption and stores.
 
+    As root they run as whom the configuration belongs to: what root leaves behind is in the server's way.
+
     Args:
         config: its configuration file, with the stanza's `pg1-path`.
         stanza: the stanza's name.
-        program: the program.
+
+    Raises:
+        RunbookError: there is no such file.
     """
 
-    def __init__(self, config: str, stanza: str, program: str = "pgbackrest") -> None:
-        self._argv = [program, f"--config={config}", f"--stanza={stanza}", "--log-level-console=warn",
-                      "--log-level-file=off", "--log-level-stderr=off"]
-        self._stanza = stanza
+    def __init__(self, config: str, stanza: str) -> None:
+        try:
+            status = Path(config).stat()
+        except OSError as error:
+            raise RunbookError(
+                f"pgBackRest's configuration {config} cannot be read: {error.strerror}.",
+                "Check the path, and that the user who runs this may read it.",
+            ) from error
+        self._owner = (status.st_uid, status.st_gid) if os.geteuid() == 0 else None
+        self._repository = Repository(Path(config), stanza, self._owner, 1, FETCH_S)
         self._found: list[str] | None = None
 
     def _files(self) -> list[str]:
         if self._found is None:
-            said = process.run(
-                [*self._argv, "repo-ls", "--recurse", "--output=json", f"archive/{self._stanza}"], timeout_s=FETCH_S,
-                hint="Check the configuration file and the repository: pgbackrest info.",
-            )
-            try:
-                listing = json.loads(said.stdout)
-                files = [name for name, about in listing.items() if about["type"] == "file"]
-            except (ValueError, AttributeError, KeyError, TypeError) as error:
-                raise RunbookError(
-                    f"The listing of pgBackRest's archive of {self._stanza} is not as expected.",
-                    "Look at it: pgbackrest repo-ls --recurse --output=json.",
-                ) from error
+            files = self._repository.archived_files()
             # An archive of an earlier cluster, such as before pg_upgrade, lies beside the present one.
             numbers = [int(found[1]) for name in files if (found := re.match(r"\d+-(\d+)/", name))]
             newest = max(numbers, default=0)
@@ -173,31 +175,29 @@ class PgBackRest:
 
     def history(self, timeline: int) -> str:
         """The text of a timeline's history file."""
-        with tempfile.TemporaryDirectory(prefix="sre-wal-") as folder:
-            target = Path(folder) / "history"
-            self._get(f"{timeline:08X}.history", target)
+        with self._folder() as folder:
+            target = folder / "history"
+            self._repository.fetch(f"{timeline:08X}.history", target)
             return target.read_text(encoding="utf-8", errors="replace")
 
-    def _get(self, name: str, target: Path) -> None:
-        done = process.run([*self._argv, "archive-get", name, str(target)], timeout_s=FETCH_S, check=False)
-        if not target.exists():  # exit code 1 without a word says that the archive has none
-            raise RunbookError(
-                f"pgBackRest did not bring {name} out of the archive of {self._stanza}:"
-                f" {done.stderr_tail or done.stdout.strip() or f'it {done.ending}'}.",
-                "Try it by hand: pgbackrest archive-get.",
-            )
+    @contextlib.contextmanager
+    def _folder(self) -> Iterator[Path]:
+        """A private one, into which pgBackRest can write."""
+        with tempfile.TemporaryDirectory(prefix="sre-wal-") as folder:
+            if self._owner:
+                os.chown(folder, *self._owner)
+            yield Path(folder)
 
     def windows(self, names: list[str], needed: Callable[[], str]) -> Iterator[tuple[Path, str]]:
         """A work folder in which segments come and go."""
-        with tempfile.TemporaryDirectory(prefix="sre-wal-") as work:
-            folder = Path(work)
+        with self._folder() as folder:
             for first in range(0, len(names), FETCHED_AT_ONCE):
                 for lying in folder.iterdir():
                     if lying.name < needed():
                         lying.unlink()
                 batch = names[first : first + FETCHED_AT_ONCE]
                 for name in batch:
-                    self._get(name, folder / name)
+                    self._repository.fetch(name, folder / name)
                 yield folder, batch[-1]
 
 
@@ -363,7 +363,7 @@ class WalReader:
         with contextlib.closing(self._archive.windows(names, needed)) as windows:  # type: ignore[type-var]
             for folder, last in windows:
                 self._folder = folder
-                end = min((Segment.from_name(last, size).number + 1) * size, stretch.end)
+                end = min((Segment.parse(last, size).number + 1) * size, stretch.end)
                 hole = self._foreign(folder, stretch, end) or self._dump(folder, stretch, end)
                 if hole:
                     return hole
@@ -394,7 +394,7 @@ class WalReader:
         def line_read(line: str) -> None:
             rows = ROWS.fullmatch(line)
             if rows and rows["node"] not in self._listener.catalogs:
-                lsn = lsn_number(rows["lsn"])
+                lsn = parse_lsn(rows["lsn"])
                 if lsn > self._handed_on:
                     self.last = self._handed_on = lsn
                     if rows["what"] == "DELETE":
@@ -419,7 +419,7 @@ class WalReader:
         )
         if done.returncode == 0:
             return None
-        places = [lsn_number(one) for one in WHERE.findall(done.stderr_tail)]
+        places = [parse_lsn(one) for one in WHERE.findall(done.stderr_tail)]
         stopped = max([self.last, *(one for one in places if one < end)])
         return Hole(
             stretch.timeline, stopped, min((stopped // size + 1) * size, stretch.end),
@@ -445,4 +445,4 @@ def ancestors(archive: Archive, timeline: int) -> list[tuple[int, int]]:
             f"The archive lacks {timeline:08X}.history, which says where timeline {timeline} began.",
             "Bring the file back into the archive, or search an earlier timeline.",
         )
-    return parse_history(archive.history(timeline))
+    return read_history(archive.history(timeline))

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.segments import lsn_text
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.target import LSN, TIME, TRANSACTION, Target
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.wal import (
     Commit,
@@ -23,7 +24,6 @@ from ansible_collections.sre.runbooks.plugins.module_utils.pitr.wal import (
     Hole,
     Record,
     file_of,
-    lsn_text,
     parse_commit,
     parse_file,
 )
@@ -51,6 +51,9 @@ TRANSIENT = re.compile(r"pg_temp_(\d+)")
 DATABASE = re.compile(r"dir \d+/(\d+)\b.*")
 EMPTIED = re.compile(r"(\S+) to 0 blocks\b.*")
 RUNNING = re.compile(r"nextXid (\d+) .*oldestRunningXid (\d+)")
+SHUT_DOWN = re.compile(r".*; xid \d+:(\d+); .*")
+# A server's clock may have been ahead for a moment: what was committed after that looks older. So far is read on.
+CLOCK = timedelta(minutes=10)
 # The newest events are shown; a table from which rows are deleted all day has more.
 EVENTS_KEPT = 1000
 
@@ -78,6 +81,9 @@ class Live:
         schemas: their names by oid.
         relations: by oid.
         parents: of partitions and inheriting tables, by oid.
+        next_xid: transactions that have ended have numbers before this one; None where the WAL that is searched is not
+            the server's own history.
+        running: the numbers of those that have not, among them.
     """
 
     database: int
@@ -87,6 +93,8 @@ class Live:
     schemas: dict[int, str] = field(default_factory=dict)
     relations: dict[int, Relation] = field(default_factory=dict)
     parents: dict[int, int] = field(default_factory=dict)
+    next_xid: int | None = None
+    running: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -172,6 +180,31 @@ def _older(one: int, other: int) -> bool:
     return (other - one) % 2**32 in range(1, 2**31)
 
 
+class _Ended:
+    """Which transactions have ended in the WAL that was read: numbers are given in a row, and each end is a record."""
+
+    def __init__(self) -> None:
+        self._first: int | None = None
+        self._ended: set[int] = set()
+
+    def add(self, xids: Iterable[int]) -> None:
+        """These have ended."""
+        self._ended.update(xids)
+
+    def all_before(self, xid: int) -> None:
+        """Whatever has a number before this one has ended."""
+        self._first = xid
+        self._ended = {one for one in self._ended if not _older(one, xid)}
+
+    def holds_all(self, next_xid: int, running: frozenset[int]) -> bool:
+        """Whether each with a number before `next_xid` has ended in the WAL that was read, or still runs."""
+        if self._first is None:
+            return False
+        count = (next_xid - self._first) % 2**32 if _older(self._first, next_xid) else 0
+        known = self._ended | running
+        return count <= len(known) and all((self._first + one) % 2**32 in known for one in range(count))
+
+
 def _emptied(database: int, relation: Relation, done: _Transaction, own: set[tuple[int, int]]) -> bool:
     """Whether a table that a transaction rewrote was truncated by it as well, before that or after it."""
     return (database, relation.node) in own or any(
@@ -200,12 +233,15 @@ class WalSearch:
         self.rows_not_read = 0
         self.first_commit: datetime | None = None
         self.last_commit: datetime | None = None
+        self.passed = False
         self.timeline = 1
         self._wanted = wanted
         self._major = major
         self._live = live
         self._raw = raw
         self._open: dict[int, _Transaction] = {}
+        self._ended = _Ended()
+        self._alive: set[tuple[int, int]] = set()
         self._complete_from: int | None = None
         self._catalogs = {PG_CLASS: CatalogRows(), PG_NAMESPACE: CatalogRows(), PG_DATABASE: CatalogRows()}
         # VACUUM FULL gives a catalog another file; those that it ever had, as (database, file).
@@ -238,7 +274,7 @@ class WalSearch:
         return any(one.kind in TABLES and self._matches(database, one) for database, one in [*seen, *live])
 
     def feed(self, record: Record) -> bool:
-        """Follow one record; False when it was committed after the time that is asked for."""
+        """Follow one record; False when it was committed so long after the time that is asked for that all is read."""
         if record.manager == "Transaction":
             return self._transaction(record)
         if record.manager == "Storage":
@@ -253,6 +289,10 @@ class WalSearch:
             self._running(record)
         elif record.manager == "RelMap":
             self._catalog_moved(record)
+        elif record.what == "CHECKPOINT_SHUTDOWN":
+            # A transaction that was prepared is none that has ended.
+            if (found := SHUT_DOWN.fullmatch(record.rest)) and not self._open:
+                self._ended.all_before(int(found[1]))
         elif record.manager in ("Heap", "Heap2", "XLOG"):
             self._pages(record)
         return True
@@ -279,6 +319,7 @@ class WalSearch:
             return
         if self._complete_from is None:
             self._complete_from = int(found[1])
+        self._ended.all_before(int(found[2]))
         # What a crash left without an end does not stay in memory.
         for xid in [one for one in self._open if _older(one, int(found[2]))]:
             del self._open[xid]
@@ -320,12 +361,12 @@ class WalSearch:
             raw = take_apart(self._raw(record.lsn))
             shown, brought = self._catalogs[catalog].apply(raw, (file.tablespace, file.database, file.node))
             if catalog != PG_CLASS:
-                for columns in [*shown, *([brought] if brought else [])]:
+                for columns in [*(row for _newest, row in shown), *([brought] if brought else [])]:
                     oid, name = named(columns)
                     self._names[file.database, oid] = name
                 return
-            for columns in shown:
-                self._learn(file.database, relation_of(columns, self._major))
+            for newest, columns in shown:
+                self._learn(file.database, relation_of(columns, self._major), alive=newest)
             if brought:
                 relation = relation_of(brought, self._major)
                 # It counts when its transaction has taken effect; but the new file of a catalog is filled before that.
@@ -336,7 +377,9 @@ class WalSearch:
         except UnreadableError:
             self.rows_not_read += 1
 
-    def _learn(self, database: int, relation: Relation) -> None:
+    def _learn(self, database: int, relation: Relation, *, alive: bool = True) -> None:
+        if alive:
+            self._alive.add((database, relation.oid))
         before = self._relations.get((database, relation.oid))
         if before and before.name != relation.name:
             self._earlier[database, relation.oid] = (*self._earlier.get((database, relation.oid), ()), before.name)
@@ -356,12 +399,16 @@ class WalSearch:
         done = _Transaction()
         for xid in (end.xid, *end.children):
             done.take(self._open.pop(xid, _Transaction()))
+        self._ended.add((end.xid, *end.children))
         if record.what.startswith("ABORT"):
             return True
         self.first_commit = self.first_commit or end.at
         if self._wanted.until and end.at > self._wanted.until:
-            return False
-        self.last_commit = end.at
+            self.passed = True
+            if end.at > self._wanted.until + CLOCK:
+                return False
+        else:
+            self.last_commit = end.at
         self._judge(record, end, done)
         return True
 
@@ -380,6 +427,7 @@ class WalSearch:
         for database in sorted(done.databases):
             self._database_dropped(record, end, database)
         for database, oid in sorted(end.dropped):
+            self._alive.discard((database, oid))
             if oid >= FIRST_OID and (database, oid) not in created and (database, oid) not in transient:
                 self._event("drop", record, end, database, oid)
         truncated = self._truncated(end, done, before, created, rewritten | transient)
@@ -411,11 +459,16 @@ class WalSearch:
     def _database_dropped(self, record: Record, end: Commit, database: int) -> None:
         """Whatever is asked for may have been in it, also in the one that has its name today."""
         name = self._names.get((0, database))
-        if (self._wanted.since and end.at < self._wanted.since) or (self._live and name not in (None, self._live.name)):
+        if not self._asked(end.at) or (self._live and name not in (None, self._live.name)):
             return
         self.databases.append(Event(
             "drop database", database, None, None, None, end.at, record.lsn, end.xid, self.timeline, database_name=name,
         ))
+
+    def _asked(self, at: datetime) -> bool:
+        """Whether a time is one of those that are asked for."""
+        since, until = self._wanted.since, self._wanted.until
+        return not (since and at < since) and not (until and at > until)
 
     def _owner(self, file: File, changed: Iterable[int]) -> int | None:
         """Whose file it is: a table that was never truncated nor rewritten has its own number as the file's."""
@@ -451,9 +504,7 @@ class WalSearch:
     ) -> None:
         if self._live and self._live.database != database:
             return
-        if self._wanted.since and end.at < self._wanted.since:
-            return
-        if oid is not None and oid < FIRST_OID:
+        if not self._asked(end.at) or (oid is not None and oid < FIRST_OID):
             return
         relation = self._relation(database, oid)
         if relation and (relation.kind not in TABLES or relation.persistence == "t"):
@@ -470,8 +521,50 @@ class WalSearch:
             self.events.append(event)
             self.event_count += 1
 
+    def lost_unseen(self) -> list[str]:
+        """The wanted tables that existed where the WAL ends, and are no longer in the live database."""
+        if self._live is None or self._live.next_xid is None:
+            return []
+        known = (self._relations[one] for one in self._alive if one[0] == self._live.database)
+        return sorted(
+            relation.name for relation in known
+            if relation.oid >= FIRST_OID and relation.oid not in self._live.relations and relation.kind in TABLES
+            and relation.persistence != "t" and not TRANSIENT.fullmatch(relation.name)
+            and self._matches(self._live.database, relation)
+        )
 
-def verdict(search: WalSearch, wanted: Wanted, holes: list[Hole], searched: str) -> tuple[str, str]:
+    def unread(self, end: int) -> list[str]:
+        """Why the WAL that was read does not reach as far as the question, in sentences.
+
+        Args:
+            end: where it ends, in bytes.
+        """
+        if self.passed:
+            return []
+        found = [
+            f"The table {name} is not in the live database any more: it was dropped after the WAL that was read."
+            for name in self.lost_unseen()[:10]
+        ]
+        if self._live and self._live.next_xid is not None:
+            if not self._ended.holds_all(self._live.next_xid, self._live.running):
+                found.append(
+                    f"The live server has ended transactions that the WAL up to {lsn_text(end)} does not hold: the "
+                    "newest is not archived yet. SELECT pg_switch_wal() on it, wait until that is archived, and search "
+                    "again."
+                )
+            return found
+        asked = self._wanted.until or self._wanted.since
+        if asked and (self.last_commit is None or self.last_commit < asked):
+            found.append(
+                f"The WAL that was read ends at {lsn_text(end)}, before {utc_text(asked)}: what was done after it is "
+                "unknown."
+            )
+        return found
+
+
+def verdict(
+    search: WalSearch, wanted: Wanted, holes: list[Hole], searched: str, unread: Sequence[str] = ()
+) -> tuple[str, str]:
     """The answer in one word and in sentences: `found`, `not found`, or `unknown` where that would be no proof.
 
     Args:
@@ -479,12 +572,14 @@ def verdict(search: WalSearch, wanted: Wanted, holes: list[Hole], searched: str)
         wanted: what was asked for.
         holes: WAL that was not read.
         searched: what was read, in words: `from … to …`.
+        unread: why that does not reach as far as the question, in sentences.
     """
     name = f"{wanted.schema}.{wanted.table}" if wanted.schema and wanted.table else wanted.table or "any table"
     doubts = [
         f"{hole.reason} What happened between {lsn_text(hole.start)} and {lsn_text(hole.end)} is unknown."
         for hole in holes
     ]
+    doubts += unread
     if search.not_understood:
         doubts.append(f"{counted(search.not_understood, 'line')} of pg_waldump could not be understood, such as: "
                       f"{search.example!r}.")

@@ -10,45 +10,20 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ansible_collections.sre.runbooks.plugins.module_utils.pitr.target import Target, parse_lsn
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.segments import Segment, lsn_text, parse_lsn
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.target import Target
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.moments import utc_text
 from ansible_collections.sre.runbooks.plugins.module_utils.run.words import about
 
-SEGMENT = re.compile(r"([0-9A-F]{8})([0-9A-F]{8})([0-9A-F]{8})")
 ARCHIVED = re.compile(r"(?:.*/)?([0-9A-F]{24})-[0-9a-f]{40}(?:\.\w+)?")
 HISTORY = re.compile(r"(?:.*/)?([0-9A-F]{8})\.history(?:-[0-9a-f]{40})?(?:\.\w+)?")
-HISTORY_LINE = re.compile(r"\s*(\d+)\s+([0-9A-Fa-f]+/[0-9A-Fa-f]+)")
 # pgBackRest keeps whole seconds: the second in which a backup ended is not all after its end.
 SECOND = timedelta(seconds=1)
+# In the name of the folder of a cluster that was put aside: when.
+STAMP = "%Y%m%dT%H%M%SZ"
 # Of several repositories the first is used.
 REPOSITORY = 1
-
-
-@dataclass(frozen=True, order=True)
-class Segment:
-    """A piece of the WAL: its timeline, and its number, counted from the beginning of all WAL."""
-
-    timeline: int
-    number: int
-
-    @classmethod
-    def parse(cls, name: str, size: int) -> Segment:
-        """From a name such as `000000010000000000000003`.
-
-        Raises:
-            RunbookError: it is no such name.
-        """
-        match = SEGMENT.fullmatch(name)
-        if not match or size <= 0:
-            raise RunbookError(f"{name!r} is no name of a WAL segment of {size} bytes.", "Look at the repository.")
-        timeline, log, low = (int(part, 16) for part in match.groups())
-        return cls(timeline, log * ((1 << 32) // size) + low)
-
-    def name(self, size: int) -> str:
-        """As PostgreSQL writes it."""
-        per_log = (1 << 32) // size
-        return f"{self.timeline:08X}{self.number // per_log:08X}{self.number % per_log:08X}"
 
 
 @dataclass(frozen=True)
@@ -182,23 +157,6 @@ def history_timeline(path: str) -> int:
     return int(match[1], 16) if match else 0
 
 
-def read_history(text: str) -> list[tuple[int, int]]:
-    """A timeline's parents, oldest first, each with the LSN at which it was left, from its history file.
-
-    Raises:
-        RunbookError: a line is of another form.
-    """
-    found = []
-    for line in text.splitlines():
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        match = HISTORY_LINE.match(line)
-        if not match:
-            raise RunbookError(f"The line {line!r} of a timeline's history cannot be read.", "Look at the repository.")
-        found.append((int(match[1]), parse_lsn(match[2])))
-    return found
-
-
 def reach(base: Base, archive: Archive, timeline: int, size: int) -> Reach:
     """How far a backup leads along a timeline (A86 ⚠: the chain of WAL was never looked at).
 
@@ -218,7 +176,11 @@ def reach(base: Base, archive: Archive, timeline: int, size: int) -> Reach:
             return Reach(base, None, None, (), f"timeline {base.first.timeline} was left before the backup ended")
     present = archive.segments
     number, gap_at, newest, newest_at, gaps = base.first.number, None, None, None, []
-    last = max((one.number for one in present if one.timeline in (*parents, timeline)), default=-1)
+    # What a timeline wrote after it was left is no part of the way.
+    last = max((
+        one.number for one in present
+        if one.timeline == _timeline_at(one.number, base.first.timeline, parents, timeline, size)
+    ), default=-1)
     while number <= max(last, base.last.number):
         current = _timeline_at(number, base.first.timeline, parents, timeline, size)
         # At the place where a timeline was left the segment exists under the new one's name.
@@ -236,8 +198,14 @@ def reach(base: Base, archive: Archive, timeline: int, size: int) -> Reach:
     return Reach(base, newest, newest_at, tuple(gaps), end_lsn=(newest.number + 1) * size)
 
 
-def choose(reaches: Sequence[Reach], target: Target, label: str | None) -> Reach:
+def choose(reaches: Sequence[Reach], target: Target, label: str | None, listing: str = "pgbackrest info") -> Reach:
     """The backup to begin with: the one that was named, else the newest that ended before the target.
+
+    Args:
+        reaches: how far each leads, oldest first.
+        target: where to.
+        label: the one that was named.
+        listing: the command that lists the backups.
 
     Raises:
         RunbookError: none leads there; each that was looked at is told with its reason.
@@ -265,8 +233,33 @@ def choose(reaches: Sequence[Reach], target: Target, label: str | None) -> Reach
         reasons.append(f"{one.base.label}: {problem}")
     raise RunbookError(
         f"No backup leads to {target}. {'; '.join(reasons[:5])}.",
-        "Choose another target or backup; the module pg_pitr_info says what can be reached.", reasons=reasons,
+        f"Choose another target or backup; {listing}, as the server's user, lists them.", reasons=reasons,
     )
+
+
+def require_in_history(target: Target, recovered: Mapping[str, Any] | None) -> None:
+    """Refuse a time that an earlier recovery has cut out of the live cluster's history: a replay would pass over it.
+
+    Args:
+        target: where to.
+        recovered: the position of the finished recovery that the live cluster comes from, with those `before` it.
+
+    Raises:
+        RunbookError: what was done at that time is in a cluster that was put aside, or nobody can tell.
+    """
+    moment = target.moment
+    while moment is not None and recovered:
+        cut = Target(**recovered["target"])
+        exchanged = datetime.strptime(recovered["kept"].rsplit("-", 1)[-1], STAMP).replace(tzinfo=UTC)
+        after = cut.moment is None or (moment, not target.exclusive) > (cut.moment, not cut.exclusive)
+        if moment < exchanged and after:
+            raise RunbookError(
+                f"What was done at {utc_text(moment)} is not in the live cluster: that was recovered to {cut}, and "
+                f"exchanged at {utc_text(exchanged)}. It would stand at the earlier one of the two.",
+                "Go back first, with the playbook sre.runbooks.database_pitr_undo; then recover to that time.",
+                recovered=cut.as_dict(), kept=recovered["kept"],
+            )
+        recovered = recovered["before"]
 
 
 def losses(target: Target, newest_at: datetime | None, now: datetime) -> str:
@@ -323,7 +316,7 @@ def _require_lsn(one: Reach, target: Target, *, live_goes_on: bool, lsn: str | N
         return
     why = f"the WAL segment {one.gaps[0]} is missing" if one.gaps else "the newest WAL ends there"
     raise RunbookError(
-        f"The archive leads from {one.base.label} to {one.end_lsn >> 32:X}/{one.end_lsn & 0xFFFFFFFF:X} and not to "
+        f"The archive leads from {one.base.label} to {lsn_text(one.end_lsn)} and not to "
         f"{target.value}: {why}.",
         "Choose an earlier LSN" + (", or a backup that was made after the gap." if one.gaps else
                                    ", or start the live server, so that it archives what it has."),

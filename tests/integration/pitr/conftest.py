@@ -38,6 +38,8 @@ class SmallSegments(PgBackRestServer):
     LOCALE: ClassVar[tuple[str, ...]] = (*PgBackRestServer.LOCALE, "--wal-segsize", "1")
 
     def __init__(self, folder: Path, repository: dict[str, str] | None = None) -> None:
+        # As few backups as a repository can keep: none that a recovery needs may go.
+        repository = {"repo1-path": str(folder / "repository"), "repo1-retention-full": "1", **(repository or {})}
         super().__init__(folder, repository=repository)
         self.settings |= {"max_wal_size": "64MB", "min_wal_size": "16MB"}
 

@@ -58,7 +58,7 @@ def test_the_time_that_the_search_of_the_wal_found_brings_the_moment_before_the_
 
 def test_dropped_rows_come_back_to_the_moment_before_with_a_proven_base_backup(archived: Archived) -> None:
     """A86 ⚠: recovery.signal, beside and not over live files, a kept cluster, a proven base, an undo."""
-    timeline = archived.info()["timeline"]
+    timeline, cut_out = archived.info()["timeline"], archived.now()
     looked = archived.done("restored", check_mode=True)
     assert looked.get("changed"), looked
     assert not archived.beside
@@ -80,6 +80,8 @@ def test_dropped_rows_come_back_to_the_moment_before_with_a_proven_base_backup(a
     done = archived.done("done")
     assert done.get("changed"), done
     assert done["new_backup"]["timeline"] == exchanged["timeline"]
+    kept = [one["backup"] for one in archived.info()["backups"]]
+    assert archived.base in kept, "the repository is to keep one, and that is for later"
     assert archived.run("SHOW archive_mode") == "on"
     assert archived.run(CLOSED) == 0, "the next start must not go back"
     assert archived.done("done")["changed"] is False
@@ -88,6 +90,8 @@ def test_dropped_rows_come_back_to_the_moment_before_with_a_proven_base_backup(a
     assert (once_more["changed"], once_more["position"]["state"]) == (False, "done"), "what was written since is kept"
     assert "so nothing is left to do" in " ".join(once_more["notes"])
     archived.run("DELETE FROM orders WHERE id = 999")
+    refused = archived.reach("restored", target=cut_out)
+    assert "is not in the live cluster: that was recovered to time" in refused["msg"], refused
 
     # The same, with a byte of the new base backup flipped before it was read: as after a kill between the two.
     position = archived.data.with_name("data.pitr") / "position.json"
@@ -186,7 +190,7 @@ def test_a_missing_segment_of_wal_is_refused_although_verify_calls_the_repositor
     ({"target": "2026-11-21T10:00:00"}, "has no zone"),
     ({"target": "yesterday"}, "is no time. Give ISO 8601 with a zone"),
     ({"target": None}, "No target was given. Say up to when"),
-    ({"target_kind": "lsn", "target": "0/3000000"}, "needs an explicit backup"),
+    ({"target_kind": "lsn", "target": "0/3000000"}, f"pgbackrest.conf --stanza={STANZA} info, as the server's"),
     ({"target_kind": "lsn", "target": "0/28", "backup": "base"}, "after the target"),
     ({"target_kind": "lsn", "target": "FFF/28", "backup": "base"}, "has not been written yet"),
     ({"target_kind": "transaction", "target": "one", "backup": "base"}, "is no transaction"),

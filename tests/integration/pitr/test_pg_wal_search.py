@@ -379,6 +379,24 @@ def test_a_count_that_may_have_begun_before_a_hole_is_said_to_be_at_least_that(o
     assert event["sentence"].startswith("At least ")
 
 
+def test_a_table_that_was_dropped_a_moment_ago_is_not_said_to_be_there(old: Scene) -> None:
+    """A86 ⚠: the segment in which it was dropped is not archived yet."""
+    old.run("CHECKPOINT", "CREATE TABLE momentary (id int)")
+    old.switch()
+    assert (found := old.search("momentary"))["answer"] == "not found", found
+    truth = old.transaction("DROP TABLE momentary")
+    found = old.search("momentary")
+    assert found["answer"] == "unknown", found
+    assert "The table momentary is not in the live database any more" in found["message"]
+    assert "SELECT pg_switch_wal()" in found["message"]
+    for name, arguments in (("since", {"since": datetime.now(UTC).isoformat()}),
+                            ("until", {"until": datetime.now(UTC).isoformat()})):
+        without = old.without_login("momentary", **arguments)
+        assert (without["answer"], "what was done after it is unknown" in without["message"]) == ("unknown", True), name
+    old.switch()
+    assert who(old.search("momentary")) == [truth]
+
+
 def test_a_table_that_never_was_is_unknown_and_not_a_clean_bill(old: Scene) -> None:
     found = old.search("no_such_table")
     assert found["answer"] == "unknown"
@@ -392,7 +410,7 @@ def test_the_archive_of_another_server_is_refused(old: Scene, scene: Scene) -> N
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
-    ({"since": "2026-11-21 14:00"}, "no time with a time zone"),
+    ({"since": "2026-11-21 14:00"}, "has no zone"),
     ({"wal_directory": "/nowhere"}, "cannot be read"),
     ({"timeline": 7}, "lacks 00000007.history"),
 ])
@@ -480,21 +498,26 @@ def test_the_timeline_of_the_live_server_is_searched_with_those_that_led_to_it(
         scene.switch()
         assert who(scene.search()) == [common, own]
         assert scene.search()["searched"]["other_timelines"] == [2]
-        assert who(scene.search(timeline=2)) == [common, abandoned]
+        other = scene.search(timeline=2)
+        assert who(other) == [common, abandoned]
+        assert [one["in_live_history"] for one in other["events"]] == [True, False], "no recovery leads to the second"
+        assert [one["in_live_history"] for one in scene.search()["events"]] == [True, True]
+        assert scene.without_login(timeline=2)["events"][-1]["in_live_history"] is None
         doubtful = scene.without_login("own")
         assert (doubtful["answer"], who(doubtful)) == ("unknown", [])
         assert "Timeline 2, the newest, was searched; the archive has more of 1." in doubtful["message"]
 
 
 def test_an_archive_of_pgbackrest_is_searched_through_its_own_commands(
-    server_folder: Path, call_module: CallModule
+    server_folder: Path, call_module: CallModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A86 ⚠, with more segments than are fetched at once."""
     class Server(PgBackRestServer):
         LOCALE: ClassVar[tuple[str, ...]] = (*PgBackRestServer.LOCALE, *SEGMENT)
 
-    server = Server(server_folder / "wal-pgbackrest")
-    server.settings["track_commit_timestamp"] = "on"
+    folder = server_folder / "wal-pgbackrest"
+    server = Server(folder, repository={"repo1-path": str(folder / "repository"), "archive-async": "y"})
+    server.settings |= {"track_commit_timestamp": "on", "autovacuum": "off"}
     with server:
         server.pgbackrest("stanza-create")
         with connect(server.login, "tests") as connection:
@@ -511,7 +534,14 @@ def test_an_archive_of_pgbackrest_is_searched_through_its_own_commands(
         assert machine.wait_for(
             lambda: (scene.one("SELECT last_archived_wal FROM pg_stat_archiver") or "") >= name, 60
         )
+        # The real one, which says as whom it runs.
+        program = folder / "bin" / "pgbackrest"
+        machine.make_folder(program.parent, None, 0o755)
+        program.write_text(f'#!/bin/sh\nid -u >> {folder}/own/users\nexec {shutil.which("pgbackrest")} "$@"\n')
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", str(program.parent), prepend=":")
         found = scene.search("orders", wal_directory=None, pgbackrest={"config": str(server.config), "stanza": "lab"})
+        assert set((folder / "own" / "users").read_text().split()) == {str(server.config.stat().st_uid)}
         assert brief(found) == [("delete", "orders", 10000)] * 2 + [("drop", "orders", None)], found
         assert who(found) == truths
         assert not found["holes"]
@@ -520,3 +550,7 @@ def test_an_archive_of_pgbackrest_is_searched_through_its_own_commands(
         assert kept["answer"] == "not found"
         first, last = (int(one, 16) for one in re.findall(r"/([0-9A-F]+)", str(found["searched"])))
         assert (last - first) >> 20 > 8
+        # What another user leaves there, and what is fetched ahead, is in the server's way.
+        assert not (folder / "spool" / "archive" / "lab" / "in").exists()
+        assert {path.stat().st_uid for path in (folder / "spool").rglob("*")} == {(folder / "spool").stat().st_uid}
+        assert {path.stat().st_uid for path in (folder / "lock").rglob("*")} <= {(folder / "lock").stat().st_uid}

@@ -12,17 +12,17 @@ import pytest
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr import position as at
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.position import Places, Position
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.repository import read_verify
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.segments import Segment, read_history
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.target import Target, parse_target
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.window import (
     Archive,
     Base,
-    Segment,
     choose,
     losses,
     reach,
-    read_history,
     read_info,
     read_listing,
+    require_in_history,
     require_reached,
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
@@ -144,10 +144,42 @@ def test_a_timeline_is_followed_from_where_its_parent_was_left() -> None:
         parents,
     )
     assert reach(base("a", 4), both, 1, SIZE).newest == Segment(1, 11)
-    assert reach(base("a", 4), both, 2, SIZE).newest == Segment(2, 8)
+    recovered = reach(base("a", 4), both, 2, SIZE)
+    assert (recovered.newest, recovered.gaps) == (Segment(2, 8), ()), "the parent went on to 11 and was abandoned"
+    without = Archive({one: at for one, at in both.segments.items() if one != Segment(2, 7)}, parents)
+    assert reach(base("a", 4), without, 2, SIZE).gaps == (Segment(2, 7).name(SIZE),)
     assert "was left before" in reach(base("b", 9, 8), both, 2, SIZE).problem
     assert "no history leads" in reach(base("c", 9, 7, timeline=2), both, 1, SIZE).problem
     assert read_history("1\t0/6000064\tno recovery target specified\n\n") == [(1, left)]
+
+
+def recovered(to: float | str, exchanged: float, *, exclusive: bool = False, before: dict | None = None) -> dict:
+    target = Target("transaction", to, exclusive) if isinstance(to, str) else parse_target(
+        "time", minute(to).isoformat(), exclusive=exclusive, backup=None
+    )
+    return Position(at.DONE, target=target.as_dict(), kept=f"/x/main.retired-{minute(exchanged):%Y%m%dT%H%M%SZ}",
+                    before=before).__dict__
+
+
+@pytest.mark.parametrize(("position", "moments", "refused"), [
+    (None, [10], []),
+    (recovered(0, 30), [-5, 0, 30, 40], [0.1, 10, 29]),
+    (recovered(0, 30, exclusive=True), [-1, 31], [0, 10]),
+    (recovered("7291", 30), [31], [-5, 10]),
+    # A second recovery keeps what the first cut out, and one to a time before it cuts more.
+    (recovered(50, 60, before=recovered(0, 30)), [-1, 31, 45, 61], [10, 55]),
+    (recovered(-20, 60, before=recovered(0, 30)), [-21, 61], [-10, 10, 45]),
+])
+def test_a_time_that_an_earlier_recovery_cut_out_is_refused(
+    position: dict | None, moments: list[float], refused: list[float]
+) -> None:
+    """A86 ⚠: a replay stops before the new timeline's first commit, and the earlier state would pass for that time."""
+    for number in moments:
+        require_in_history(at_time(minute(number)), position)
+    for number in refused:
+        with pytest.raises(RunbookError, match="Go back first, with the playbook"):
+            require_in_history(at_time(minute(number)), position)
+    require_in_history(Target("transaction", "745"), position)
 
 
 def test_time_after_the_newest_wal_says_how_much_less_would_come() -> None:
