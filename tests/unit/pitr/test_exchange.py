@@ -19,7 +19,6 @@ import pytest
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr import position as at
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.position import Position
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.recovery import (
-    DONE,
     EXCHANGED,
     RESTORED,
     UNDONE,
@@ -241,9 +240,3 @@ def test_no_target_is_refused_with_an_example(stage: Stage) -> None:
     stage.make(stage.data, "old")
     with pytest.raises(RunbookError, match="-e to=2026-11-21T14:30:00"):
         stage.recovery(target=None).reach(RESTORED)
-
-
-def test_what_is_not_there_is_not_done(stage: Stage) -> None:
-    stage.make(stage.data, "old")
-    with pytest.raises(RunbookError, match="No restored cluster is live"):
-        stage.recovery().reach(DONE)
