@@ -8,6 +8,7 @@ import contextlib
 import os
 import re
 import shutil
+import socket
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,6 @@ from ansible_collections.sre.runbooks.plugins.module_utils.pitr.cluster import F
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.position import Places
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.window import Reach
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import (
-    DATABASE_ERROR,
     Login,
     connect,
     server_errors,
@@ -40,8 +40,7 @@ POLL_S = 0.1
 # Of a database's restore, by its marker: from its first row to the consumers' return.
 SWAPPING = (marker.RESTORING, marker.PREPARED, marker.CLOSED, marker.EXCHANGED, marker.OPENED)
 IDENTIFIER = "SELECT system_identifier::text AS id FROM pg_control_system()"
-# What libpq says where nothing listens.
-NOBODY = ("Connection refused", "No such file or directory")
+ANSWERS_S = 10.0
 SEGMENT_NAME = re.compile(r"[0-9A-F]{24}")
 FACTS = """
 SELECT system_identifier::text AS system_identifier, pg_is_in_recovery() AS standby,
@@ -125,14 +124,12 @@ def require_seen(login: Login, cluster: Cluster) -> None:
     Raises:
         RunbookError: one answers whose process is not seen from here, or what answers cannot be asked which it is.
     """
-    if not cluster.left_pid_file():
+    if not cluster.left_pid_file() or _nobody_listens(login):
         return
     try:
-        with connect(login, "pitr") as connection:
+        with connect(login, "pitr") as connection, server_errors(login, ""):
             found = connection.execute(IDENTIFIER).fetchone()["id"]
     except RunbookError as error:
-        if isinstance(error.__cause__, DATABASE_ERROR) and any(word in error.message for word in NOBODY):
-            return
         raise RunbookError(
             f"Whether a server runs in {cluster.data} is unknown: {error.message}",
             "Mend the login in the inventory, or stop what answers there.",
@@ -142,6 +139,23 @@ def require_seen(login: Login, cluster: Cluster) -> None:
             f"The server as {login.place} is of the cluster in {cluster.data}, and no process of it is seen from here.",
             "Nothing was changed. Run this where it runs, such as in its container, or as root.",
         )
+
+
+def _nobody_listens(login: Login) -> bool:
+    """Whether a login leads where nothing answers: by the system's error, and not by a text in some language."""
+    local = login.host.startswith("/")
+    with socket.socket(socket.AF_UNIX) if local else contextlib.nullcontext() as unix:
+        try:
+            if unix:
+                unix.settimeout(ANSWERS_S)
+                unix.connect(f"{login.host}/.s.PGSQL.{login.port}")
+            else:
+                socket.create_connection((login.host, login.port), ANSWERS_S).close()
+        except (ConnectionRefusedError, FileNotFoundError):
+            return True
+        except OSError:
+            return False
+    return False
 
 
 def swaps_under_way(live: Live | None) -> list[str]:

@@ -11,12 +11,15 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr import position as at
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.cluster import Cluster
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.position import Position
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.recovery import (
     EXCHANGED,
@@ -24,6 +27,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.pitr.recovery import 
     UNDONE,
     Recovery,
 )
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.survey import read_live
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.target import parse_target
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.workplace import Request
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login
@@ -108,7 +112,8 @@ class Stage:
     def end(self) -> None:
         """No process is left."""
         for path in self.data.parent.glob("data*/postmaster.pid"):
-            os.kill(int(path.read_text(encoding="utf-8").splitlines()[0]), signal.SIGKILL)
+            if pid := Cluster(path.parent, self.programs, None, Progress()).pid():
+                os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture
@@ -234,6 +239,24 @@ def test_without_a_word_on_how_the_server_is_started_nothing_is_begun(stage: Sta
     with pytest.raises(RunbookError, match="Set postgresql_control in the inventory"):
         stage.recovery(start=(), stop=(), losses_agreed=True).reach(UNDONE)
     assert stage.position() == before
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_what_listens_where_a_server_left_its_pid_file_is_not_taken_for_nothing(stage: Stage, answers: bool) -> None:
+    """A86 ⚠: a server in a container is not seen, and its folder would be renamed under it."""
+    stage.make(stage.data, "old")
+    (stage.data / "postmaster.pid").write_text("1999999999\n", encoding="utf-8")
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        login = Login("127.0.0.1", listening.getsockname()[1], "nobody", sslmode="disable")
+        live = stage.recovery().live
+        if not answers:
+            assert read_live(login, live) is None
+            return
+        listening.listen()
+        Thread(target=lambda: [listening.accept()[0].close() for _both in range(2)], daemon=True).start()
+        with pytest.raises(RunbookError, match=r"Whether a server runs in .* is unknown"):
+            read_live(login, live)
 
 
 def test_no_target_is_refused_with_an_example(stage: Stage) -> None:

@@ -34,7 +34,7 @@ def test_a_plan_that_was_only_shown_is_done_in_check_mode_as_with_every_runbook(
     """docs/run.md: what `--check` calls done."""
     found = [
         task["sre.runbooks.run_record"]["data"]["outcome"] for path in FILES for task in read(path)
-        if "ansible_check_mode" in str(task.get("when", "")).split("not ")[0].split()
+        if "ansible_check_mode" in str(task.get("when", "")).split("not ", maxsplit=1)[0].split()
         and task.get("sre.runbooks.run_record", {}).get("kind") == "outcome"
     ]
     assert len(found) == 3
