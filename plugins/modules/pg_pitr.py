@@ -37,12 +37,14 @@ options:
       - V(exchanged), it is live on a new timeline, and archives. The configuration is the live one's.
       - V(done), the new timeline has a base backup, which C(pgbackrest verify) has read; its output is read, since its
         exit code is 0 whatever it finds.
-      - V(undone), the old cluster is live. Where the restored one accepts writes, only with O(losses_agreed).
+      - V(undone), the old cluster is live. Where the restored one accepts writes, only with O(losses_agreed); without
+        it, what another O(run) made live stays as it is. Where the old cluster does not start, the restored one is
+        live again.
     type: str
     choices: [restored, exchanged, done, undone]
     required: true
   run:
-    description: The run's id, for the position.
+    description: The run's id, for the position. Who goes back by itself takes back only what is its own.
     type: str
     required: true
   target:
@@ -93,6 +95,12 @@ options:
     default: 2
   losses_agreed:
     description: For O(state=undone), somebody has agreed to lose what was written since the exchange.
+    type: bool
+    default: false
+  drill:
+    description:
+      - The copy is a drill's. With O(state=restored) a recovery that was begun is left alone, and nobody exchanges what
+        is restored; with O(state=undone) only a drill's copy is removed, also one that a killed drill left.
     type: bool
     default: false
   retained_seconds:
@@ -172,7 +180,7 @@ position:
   sample: {state: restored, run: r1, backup: 20261115-021500F,
            target: {kind: time, value: "2026-11-21 13:30:00.000000+00", exclusive: false},
            timeline: 1, system_identifier: "7710697988691996410", port: 5433, kept: "", until: "",
-           abandoned: "", new_backup: "", kept_folders: []}
+           abandoned: "", new_backup: "", drill: false, kept_folders: []}
 target:
   description: Where recovery ends.
   returned: when O(state=restored)
@@ -277,7 +285,8 @@ COMMAND = {"type": "list", "elements": "str", "required": True}
 def options_of(arguments: dict[str, Any]) -> dict[str, Any]:
     """The request's values from the module's arguments."""
     control = arguments["control"] or {}
-    same = ("run", "target_kind", "exclusive", "port", "database", "application_check", "processes", "losses_agreed")
+    same = ("run", "target_kind", "exclusive", "port", "database", "application_check", "processes", "losses_agreed",
+            "drill")
     seconds = {
         f"{name}_s": arguments[f"{name}_seconds"]
         for name in ("retained", "archive_timeout", "replay_timeout", "stop_timeout", "start_timeout", "timeout",
@@ -307,6 +316,7 @@ def main() -> None:
             "application_check": {"type": "str"},
             "processes": {"type": "int", "default": 2},
             "losses_agreed": {"type": "bool", "default": False},
+            "drill": {"type": "bool", "default": False},
             "retained_seconds": {"type": "int", "default": 259200},
             "archive_timeout_seconds": {"type": "int", "default": 120},
             "replay_timeout_seconds": {"type": "int", "default": 86400},

@@ -302,11 +302,16 @@ def stop_fails(accident: Accident) -> Seen:
 
 
 def undo_refused(accident: Accident) -> Seen:
-    """From the moment on that applications write, only a person decides to lose what they wrote."""
+    """From the moment on that applications write, only a person decides to lose what they wrote.
+
+    Another run that fails does not even ask: it has nothing of its own to take back.
+    """
     for state in STATES[:2]:
         accident.reach(state)
     accident.scene.shop.run("INSERT INTO orders (what) VALUES ('written since')")
     written = accident.scene.content()
+    accident.reach("undone", run="another")
+    assert accident.scene.content() == written
     try:
         accident.reach("undone")
     except RunbookError as error:
@@ -338,24 +343,25 @@ def of_module(times: int) -> Callable[[Accident], Seen]:
         cluster.moment = accident.moment
 
         def reach(state: str) -> None:
-            result = cluster.reach(state)
+            result = cluster.reach(state, losses_agreed=True)
             assert not result.get("failed"), result
 
-        took = {state: how_long(lambda state=state: reach(state)) for state in STATES}
+        took = {state: how_long(lambda state=state: reach(state)) for state in (*STATES, "undone")}
 
         def once() -> bool:
             cluster.settle()
             assert scene.content() == scene.live
-            state = scene.random.choice(STATES)
-            for before in STATES[: STATES.index(state)]:
+            state = scene.random.choice([*took])
+            for before in [*took][: [*took].index(state)]:
                 reach(before)
-            hit = killed(scene, lambda: cluster.start_module("pg_pitr", cluster.arguments(state)), took[state])
+            arguments = cluster.arguments(state, losses_agreed=True)
+            hit = killed(scene, lambda: cluster.start_module("pg_pitr", arguments), took[state])
             # While the folders are exchanged nobody gets in, who could see half of anything.
             if scene.shop.is_reachable():
                 assert scene.content() in (scene.live, scene.restored), state
-            for one in STATES:
+            for one in STATES if state != "undone" else (state,):
                 reach(one)
-            assert scene.content() == scene.restored, state
+            assert scene.content() == (scene.restored if state != "undone" else scene.live), state
             return hit
 
         count = repeated(times, once)

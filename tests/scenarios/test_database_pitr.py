@@ -223,6 +223,8 @@ def test_rows_dropped_at_a_known_moment_come_back_and_undo_brings_the_kept_clust
                  "make a base backup of the new timeline"):
         assert step in looked.output
     assert "losing" in looked.output
+    assert "A plan was shown and nothing was changed" in " ".join(looked.output.replace("│", "").split())
+    assert shop.records("outcome")[-1]["outcome"] == "done"
     assert not restoring.exists()
 
     drilled = shop.play("database_pitr_drill", "-e", f"approve={TARGET}")

@@ -65,12 +65,25 @@ class Cluster:
         return {name: int(found[f"{label} setting"]) for name, label in LIMITS.items() if f"{label} setting" in found}
 
     def pid(self) -> int | None:
-        """The postmaster's process id; None when none runs here. It works in its data directory, which proves it."""
+        """The postmaster's process id; None when none is seen here. It works in its data directory, which proves it.
+
+        A process that we may not look at may be it. One in another namespace (a container's) is not seen: that is what
+        survey.unseen is for.
+        """
         try:
             pid = int((self.data / "postmaster.pid").read_text(encoding="utf-8").splitlines()[0])
-            return pid if os.path.samefile(f"/proc/{pid}/cwd", self.data) else None
         except (OSError, IndexError, ValueError):
             return None
+        try:
+            return pid if os.path.samefile(f"/proc/{pid}/cwd", self.data) else None
+        except PermissionError:
+            return pid
+        except OSError:
+            return None
+
+    def left_pid_file(self) -> bool:
+        """Whether a server that is not seen may run here, or was killed: one that stops takes its file away."""
+        return self.pid() is None and (self.data / "postmaster.pid").exists()
 
     def status(self) -> str:
         """The server's own word: `ready` (also for reading alone), `starting`, `stopping`; empty when none runs."""
@@ -125,6 +138,8 @@ class Cluster:
             if time.monotonic() > deadline:
                 raise RunbookError(
                     f"The server in {self.data} (pid {pid}) still runs after {timeout_s:.0f} s.",
+                    "It is about to stop: see its log for what it waits for, and give it longer (stop_timeout_seconds)."
+                    if self.status() == "stopping" else
                     "See whether something starts it again, such as a container or a watchdog, and stop that first.",
                     pid=pid,
                 )
@@ -153,7 +168,7 @@ class Cluster:
             RunbookError: it ended, or took too long.
         """
         deadline = time.monotonic() + timeout_s
-        while not self._accepts_writes():
+        while not self.accepts_writes():
             if self.pid() is None or time.monotonic() > deadline:
                 raise RunbookError(
                     f"The server in {self.data} {'ended' if self.pid() is None else 'is not up'} before it accepted "
@@ -163,7 +178,8 @@ class Cluster:
             self.progress.tick(lambda: f"waiting for the server in {self.data} to leave recovery")
             time.sleep(POLL_S)
 
-    def _accepts_writes(self) -> bool:
+    def accepts_writes(self) -> bool:
+        """Whether the server is up, and has left recovery."""
         if self.in_recovery() or self.status() != "ready":
             return False
         return self.control_data()["Database cluster state"] == "in production"
@@ -201,7 +217,8 @@ def find_programs(data: Path, directory: str | None) -> tuple[Path, str]:
 def read_log(log: Path) -> list[str]:
     """The last lines of a server's log; none when it wrote none."""
     try:
-        with log.open("rb") as stream:
+        # It lies in a folder of the server's user.
+        with open(log, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW)) as stream:
             stream.seek(max(0, stream.seek(0, os.SEEK_END) - LOG_BYTES))
             return stream.read().decode("utf-8", "replace").splitlines()
     except FileNotFoundError:

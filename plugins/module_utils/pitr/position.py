@@ -5,9 +5,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
+import re
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -27,6 +30,7 @@ EXCHANGING, OPENING, OPENED, DONE, UNDOING = "exchanging", "opening", "opened", 
 STATES = (UNTOUCHED, RESTORING, RESTORED, EXCHANGING, OPENING, OPENED, DONE, UNDOING)
 # Folders beside the data directory.
 CONTROL, RESTORING_FOLDER = ".pitr", ".restoring"
+STAMP = r"\d{8}T\d{6}Z"
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,10 @@ class Position:
     # Of an undo: the folder that the restored cluster gets.
     abandoned: str = ""
     new_backup: str = ""
+    # Lines that the exchange added to postgresql.auto.conf, and that go when the restored cluster is promoted.
+    added: tuple[str, ...] = ()
+    # A drill's copy: the next drill removes it, and nobody exchanges it.
+    drill: bool = False
     # The position of a finished recovery before this one, which an undo of this one reaches again.
     before: dict[str, Any] | None = None
 
@@ -90,12 +98,25 @@ class Places:
             content = json.loads(text)
             if content.pop("format") != FORMAT or content["state"] not in STATES:
                 raise ValueError("it is of another version")
-            return Position(**content)
+            content["added"] = tuple(content.get("added", ()))
+            position = Position(**content)
+            self._require_own(position)
+            return position
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise RunbookError(
                 f"The position in {self.file} is of no form that this version knows: {error}.",
                 "Look which folder beside the data directory is which, then move that file away.",
             ) from error
+
+    def _require_own(self, position: Position) -> None:
+        """Whoever may write the file must not have us rename other folders than those of this cluster.
+
+        Raises:
+            ValueError: it names another one.
+        """
+        for word, folder in (("retired", position.kept), ("abandoned", position.abandoned)):
+            if folder and not re.fullmatch(re.escape(f"{self.data}.{word}-") + STAMP, folder):
+                raise ValueError(f"{folder} is no folder that a recovery of {self.data} puts aside")
 
     def write(self, position: Position, **changes: Any) -> Position:
         """Write the position, whole and on the disk, and return it.
@@ -110,11 +131,12 @@ class Places:
 
     def prepare(self, owner: tuple[int, int]) -> None:
         """Make the folder of the position and those in it, which nobody but the server's user can enter."""
-        for folder in (self.control, self.socket, self.spool):
-            folder.mkdir(mode=0o700, exist_ok=True)
-            if os.geteuid() == 0:
-                os.chown(folder, *owner)
-            folder.chmod(0o700)
+        control = open_private(self.control, owner)
+        try:
+            for folder in (self.socket, self.spool):
+                os.close(open_private(folder, owner, inside=control))
+        finally:
+            os.close(control)
 
     def clear(self, position: Position) -> Position:
         """Write that nothing of a recovery is left but what was there before it, and return that."""
@@ -131,9 +153,13 @@ class Places:
         Raises:
             RunbookError: another one still works on it after `wait_s`.
         """
-        descriptor = os.open(self.control / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        # What is here belongs to the server's user: as root nothing that leads elsewhere is followed or given away.
+        descriptor = os.open(self.control / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         deadline = time.monotonic() + wait_s
         try:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+                raise RunbookError(f"{self.control / 'lock'} is no file of its own.", "Remove it, and see who made it.")
             if owner := self._owner():
                 os.fchown(descriptor, *owner)
             while True:
@@ -155,8 +181,40 @@ class Places:
     def _owner(self) -> tuple[int, int] | None:
         if os.geteuid() != 0:
             return None
-        status = self.control.stat()
+        status = self.control.lstat()
         return status.st_uid, status.st_gid
+
+
+def open_private(folder: Path, owner: tuple[int, int], inside: int | None = None) -> int:
+    """Make a folder that nobody but its owner can enter, and return its descriptor, which the caller closes.
+
+    Args:
+        folder: the folder.
+        owner: user and group who get it, where we are root.
+        inside: descriptor of the folder that it is in; then no link is followed on the way there.
+
+    Raises:
+        RunbookError: it is a link, or no folder: as root we would give away what it leads to.
+    """
+    name = folder if inside is None else folder.name
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(name, 0o700, dir_fd=inside)
+    try:
+        descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=inside)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+            raise
+        raise RunbookError(
+            f"{folder} is a link, or no folder.", "Remove it, and see who made it. Nothing was changed.",
+        ) from error
+    try:
+        if os.geteuid() == 0:
+            os.fchown(descriptor, *owner)
+        os.fchmod(descriptor, 0o700)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def sync_folder(folder: Path) -> None:

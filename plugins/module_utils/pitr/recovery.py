@@ -25,6 +25,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.pitr.survey import (
     disk_problem,
     problems_of,
     read_live,
+    swaps_under_way,
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.target import Target, parse_target
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.workplace import Request, Workplace
@@ -39,6 +40,8 @@ RESTORED, EXCHANGED, DONE, UNDONE = "restored", "exchanged", "done", "undone"
 STATES = (RESTORED, EXCHANGED, DONE, UNDONE)
 # From here on the live cluster is touched.
 UNDER_WAY = (at.EXCHANGING, at.OPENING, at.OPENED, at.UNDOING)
+# Of a position what nobody outside needs.
+INTERNAL = ("before", "added")
 UNDO = "sre.runbooks.database_pitr_undo"
 
 
@@ -93,7 +96,8 @@ class Recovery:
         return {
             "position": describe(self.places), "timeline": timeline,
             "sessions": live.facts["sessions"] if live else None,
-            "problems": problems_of(self.live, self.places, live), "notes": live.notes() if live else [],
+            "problems": problems_of(self.live, self.places, live) + swaps_under_way(live),
+            "notes": live.notes() if live else [],
             "backups": [_told(one, segment_size) for one in reaches],
             "window": _window(reaches, live, self.places.data.parent),
         }
@@ -109,7 +113,9 @@ class Recovery:
         if position.state in UNDER_WAY:
             return
         if not self.request.target:
-            raise RunbookError("No target was given.", "Say up to when: a time with its zone.")
+            raise RunbookError(
+                "No target was given.", "Say up to when, by a time with its zone: -e to=2026-11-21T14:30:00+01:00."
+            )
         target = parse_target(
             self.request.target_kind, self.request.target, exclusive=self.request.exclusive, backup=self.request.backup,
             listing=self.repository.listing,
@@ -122,15 +128,23 @@ class Recovery:
             ])
             return
         window.require_in_history(target, asdict(position) if position.state == at.DONE else position.before)
+        if self.request.drill and position.state not in (at.UNTOUCHED, at.DONE) and not position.drill:
+            raise RunbookError(
+                f"A recovery of {self.places.data} stands at {position.state}, and no drill takes it away.",
+                f"Finish it with sre.runbooks.database_pitr, or go back with {UNDO}.",
+            )
         live, segment_size, timeline = self._look()
         problems = problems_of(self.live, self.places, live)
+        if not self.request.drill:
+            problems += swaps_under_way(live)
         if problems:
             raise RunbookError(" ".join(problems), "Nothing was changed.", problems=problems)
         now = datetime.now(UTC)
         chosen = self._choose(target, segment_size, timeline, live=live, now=now)
         needed, free, problem = disk_problem(chosen, segment_size, self.places.data.parent)
-        same = position.state in (at.RESTORING, at.RESTORED) and (position.target, position.backup) == (
-            target.as_dict(), chosen.base.label
+        same = position.state in (at.RESTORING, at.RESTORED) and (
+            (position.target, position.backup, position.drill)
+            == (target.as_dict(), chosen.base.label, self.request.drill)
         )
         if problem and not (same and self.places.restoring.exists()):
             raise RunbookError(problem, "Make room there, then run the same command again.", needed=needed, free=free)
@@ -177,7 +191,7 @@ class Recovery:
             remove_folder(self.places.restoring)
             position = Position(
                 at.RESTORING, self.request.run, chosen.base.label, target.as_dict(), timeline,
-                chosen.base.system_identifier, self.request.port, before=before,
+                chosen.base.system_identifier, self.request.port, before=before, drill=self.request.drill,
             )
         if position.state != at.RESTORED:
             self.places.write(position)
@@ -185,7 +199,7 @@ class Recovery:
             delta = any((self.places.restoring / name).exists() for name in ("backup.manifest", "PG_VERSION"))
             if not delta:
                 remove_folder(self.places.restoring)
-            self._make_private(self.places.restoring)
+            os.close(at.open_private(self.places.restoring, self.work.owner or (os.getuid(), os.getgid())))
             self.progress.say(f"restoring {chosen.base.label}, {size(chosen.base.bytes)}, beside the live cluster")
             self.repository.restore(
                 self.places.restoring, self.places.spool, chosen.base, target, timeline,
@@ -208,10 +222,9 @@ class Recovery:
             raise RunbookError(
                 f"No restored cluster stands beside {self.places.data}: it is {position.state}.", "Restore it first.",
             )
-        if not self.request.start or not self.request.stop:
-            raise RunbookError(
-                "Nothing says how the live server is started and stopped.", "Set postgresql_control in the inventory."
-            )
+        self._require_control()
+        if position.state == at.RESTORED and not self.check:
+            self._require_agreed(position)
         data, kept = str(self.places.data), position.kept or str(self.places.aside("retired", "<time>"))
         for step, target, before, after in (
             ("stop the live server", data, "running", "stopped"),
@@ -223,13 +236,13 @@ class Recovery:
         if self.check:
             return
         started = time.monotonic()
+        # Whoever fails from here on is who must go back.
+        position = self.places.write(position, run=self.request.run)
         try:
             position = self.exchange.rename(position)
             if position.state != at.OPENING:
                 position = self.places.write(position, state=at.OPENING)
-            if self.live.pid() is None:
-                self.exchange.command(self.request.start, "starting the restored cluster", self.request.start_timeout_s)
-            self.live.wait_promoted(self.request.start_timeout_s)
+            self.exchange.bring_up("starting the restored cluster")
         except BaseException as error:
             try:
                 self.exchange.give_way()
@@ -239,8 +252,7 @@ class Recovery:
                     "Mend that, then run the same command again: it goes on from there.",
                 ) from error
             raise
-        position = self.places.write(position, state=at.OPENED)
-        self.exchange.configure_as_before(Path(position.kept))
+        position = self.exchange.configure_as_before(self.places.write(position, state=at.OPENED))
         self.result.values.update(
             exchange_seconds=round(time.monotonic() - started, 3), retired=position.kept, until=position.until,
             timeline=self._timeline(),
@@ -263,7 +275,7 @@ class Recovery:
         if self.check:
             return
         # A call that was killed may have left this to do.
-        self.exchange.configure_as_before(Path(position.kept))
+        position = self.exchange.configure_as_before(position)
         timeline, segment_size = self._timeline(), self._segment_size()
         base = self._newest_base(timeline, segment_size)
         if base is None:
@@ -303,17 +315,24 @@ class Recovery:
 
     def _undo(self, position: Position) -> None:
         """The old cluster is live. What was written to the restored one is lost, which somebody must have agreed to."""
-        if position.state == at.UNTOUCHED:
+        if position.state == at.UNTOUCHED or (self.request.drill and not position.drill):
             return
         if position.state in (at.RESTORING, at.RESTORED):
             self._remove_copy(position)
             return
+        if self._is_before_this_run(position):
+            return
+        self._require_control()
         if position.state in (at.EXCHANGING, at.OPENING) and not self.exchange.promoted(position):
-            self.result.plan.add("start the old cluster again", str(self.places.data), before="stopped", after="live")
             if not self.check:
                 self.exchange.give_way()
-            self._remove_copy(position if self.check else self.places.read())
-            return
+                position = self.places.read()
+            if self.check or position.state == at.RESTORED:
+                self.result.plan.add(
+                    "start the old cluster again", str(self.places.data), before="stopped", after="live"
+                )
+                self._remove_copy(position)
+                return
         if position.state != at.UNDOING and not self.request.losses_agreed and not self.check:
             raise RunbookError(
                 f"The restored cluster in {self.places.data} accepts writes, which going back would lose.",
@@ -339,14 +358,17 @@ class Recovery:
             return
         started = time.monotonic()
         position = self.places.write(position, state=at.UNDOING, abandoned=abandoned)
-        if self.places.data.exists() and not Path(abandoned).exists():
-            self.exchange.stop_live()
-            self.exchange.move(self.places.data, Path(abandoned))
-        if kept.exists():
-            self.exchange.move(kept, self.places.data)
-        if self.live.pid() is None:
-            self.exchange.command(self.request.start, "starting the old cluster", self.request.start_timeout_s)
-        self.live.wait_promoted(self.request.start_timeout_s)
+        try:
+            self.exchange.go_back(position)
+        except BaseException as error:
+            try:
+                self.exchange.stay(position)
+            except (RunbookError, OSError) as second:
+                raise RunbookError(
+                    f"{error} The restored cluster could not be made live again: {second}",
+                    "Mend that, then run the same command again: it goes on from there.",
+                ) from error
+            raise
         self.places.clear(position)
         timeline = self._timeline()
         self.result.values.update(
@@ -365,7 +387,43 @@ class Recovery:
             remove_folder(self.places.restoring)
             self.places.clear(position)
 
+    def _is_before_this_run(self, position: Position) -> bool:
+        """Whether what is live was made by another run: one that fails takes back its own, and a person the rest."""
+        return (
+            position.state in (at.OPENED, at.DONE) and position.run != self.request.run
+            and not self.request.losses_agreed and not self.check
+        )
+
     # -- shared ------------------------------------------------------------------------------------------------------
+
+    def _require_control(self) -> None:
+        if not self.request.start or not self.request.stop:
+            raise RunbookError(
+                "Nothing says how the live server is started and stopped.", "Set postgresql_control in the inventory."
+            )
+
+    def _require_agreed(self, position: Position) -> None:
+        """The copy beside is the one that this request is about: somebody else's run may have restored another.
+
+        Raises:
+            RunbookError: it is another one, or the live cluster may not be thrown back now.
+        """
+        request = self.request
+        wanted = request.target and parse_target(
+            request.target_kind, request.target, exclusive=request.exclusive, backup=request.backup or position.backup
+        )
+        stands = Target(**(position.target or {}))
+        if position.drill or (wanted and wanted != stands) or request.backup not in (None, "", position.backup):
+            raise RunbookError(
+                f"Beside {self.places.data} stands {'the copy of a drill' if position.drill else 'another cluster'}, "
+                f"recovered to {stands} from {position.backup} by the run {position.run}"
+                + (f", and not to {wanted}." if wanted and wanted != stands else "."),
+                "Nothing was changed. See who works on another database of this cluster, then run the same command "
+                "again.",
+            )
+        problems = swaps_under_way(read_live(request.login, self.live))
+        if problems:
+            raise RunbookError(" ".join(problems), "Nothing was changed.", problems=problems)
 
     def _ahead(self, position: Position, state: str) -> Position:
         """In check mode the state that the calls before this one would have reached; else what it is."""
@@ -426,11 +484,6 @@ class Recovery:
         )
         return chosen
 
-    def _make_private(self, folder: Path) -> None:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        if self.work.owner:
-            os.chown(folder, *self.work.owner)
-
     def _ticks(self, total: int) -> Callable[[], None]:
         def describe() -> str:
             done = sum(
@@ -450,7 +503,7 @@ def describe(places: Places) -> dict[str, Any]:
     beside, name = places.data.parent, places.data.name
     aside = [path for word in ("retired", "abandoned") for path in beside.glob(f"{name}.{word}-*")]
     return {
-        **{name: value for name, value in asdict(position).items() if name != "before"},
+        **{name: value for name, value in asdict(position).items() if name not in INTERNAL},
         "kept_folders": sorted(str(path) for path in aside),
     }
 

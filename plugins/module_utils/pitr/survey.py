@@ -8,11 +8,13 @@ import contextlib
 import os
 import re
 import shutil
+import socket
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ansible_collections.sre.runbooks.plugins.module_utils.backup import marker
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.cluster import FIRST_PROCESS, Cluster
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.position import Places
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.window import Reach
@@ -35,6 +37,10 @@ HEADROOM = 1.1
 # So much of the WAL stays on the disk while it is replayed, whatever the cluster's own max_wal_size is.
 REPLAYED_WAL_BYTES = 1 << 30
 POLL_S = 0.1
+# Of a database's restore, by its marker: from its first row to the consumers' return.
+SWAPPING = (marker.RESTORING, marker.PREPARED, marker.CLOSED, marker.EXCHANGED, marker.OPENED)
+IDENTIFIER = "SELECT system_identifier::text AS id FROM pg_control_system()"
+ANSWERS_S = 10.0
 SEGMENT_NAME = re.compile(r"[0-9A-F]{24}")
 FACTS = """
 SELECT system_identifier::text AS system_identifier, pg_is_in_recovery() AS standby,
@@ -46,6 +52,8 @@ SELECT system_identifier::text AS system_identifier, pg_is_in_recovery() AS stan
   (SELECT count(*) FROM pg_prepared_xacts) AS prepared,
   (SELECT array_agg(slot_name::text ORDER BY 1) FROM pg_replication_slots) AS slots,
   (SELECT count(*) FROM pg_stat_replication) AS standbys,
+  (SELECT array_agg(shobj_description(oid, 'pg_database')) FROM pg_database
+   WHERE shobj_description(oid, 'pg_database') LIKE '%sre.runbooks: %') AS markers,
   (SELECT array_agg(subname::text ORDER BY 1) FROM pg_subscription WHERE subenabled) AS subscriptions,
   (SELECT array_agg(spcname::text ORDER BY 1) FROM pg_tablespace WHERE pg_tablespace_location(oid) <> '') AS tablespaces
 FROM pg_control_system()
@@ -88,8 +96,9 @@ def read_live(login: Login, cluster: Cluster) -> Live | None:
     """The live server's own words; None when none runs in the data directory.
 
     Raises:
-        RunbookError: one runs there and cannot be asked, or the login leads to another one.
+        RunbookError: one runs there and cannot be asked or is not seen, or the login leads to another one.
     """
+    require_seen(login, cluster)
     if cluster.pid() is None:
         return None
     hint = "The user must be a superuser; check the inventory."
@@ -109,6 +118,64 @@ def read_live(login: Login, cluster: Cluster) -> Live | None:
     return Live(facts)
 
 
+def require_seen(login: Login, cluster: Cluster) -> None:
+    """A server of this cluster that answers is seen: in another container its folder would be renamed under it.
+
+    Raises:
+        RunbookError: one answers whose process is not seen from here, or what answers cannot be asked which it is.
+    """
+    if not cluster.left_pid_file() or _nobody_listens(login):
+        return
+    try:
+        with connect(login, "pitr") as connection, server_errors(login, ""):
+            found = connection.execute(IDENTIFIER).fetchone()["id"]
+    except RunbookError as error:
+        raise RunbookError(
+            f"Whether a server runs in {cluster.data} is unknown: {error.message}",
+            "Mend the login in the inventory, or stop what answers there.",
+        ) from error
+    if found == cluster.control_data()["Database system identifier"]:
+        raise RunbookError(
+            f"The server as {login.place} is of the cluster in {cluster.data}, and no process of it is seen from here.",
+            "Nothing was changed. Run this where it runs, such as in its container, or as root.",
+        )
+
+
+def _nobody_listens(login: Login) -> bool:
+    """Whether a login leads where nothing answers: by the system's error, and not by a text in some language."""
+    local = login.host.startswith("/")
+    with socket.socket(socket.AF_UNIX) if local else contextlib.nullcontext() as unix:
+        try:
+            if unix:
+                unix.settimeout(ANSWERS_S)
+                unix.connect(f"{login.host}/.s.PGSQL.{login.port}")
+            else:
+                socket.create_connection((login.host, login.port), ANSWERS_S).close()
+        except (ConnectionRefusedError, FileNotFoundError):
+            return True
+        except OSError:
+            return False
+    return False
+
+
+def swaps_under_way(live: Live | None) -> list[str]:
+    """Databases of the cluster that are being restored by a run, which the exchange of clusters would throw back."""
+    found = []
+    for comment in (live.facts["markers"] or []) if live else []:
+        try:
+            _own, mark = marker.split(comment)
+        except RunbookError as error:
+            found.append(str(error))
+            continue
+        if mark and mark.state in SWAPPING:
+            found.append(
+                f"The run {mark.run} restores the database {mark.database!r} of this cluster, or was stopped while it "
+                f"did (it stands at {mark.state}): let it end, run it again, or go back with "
+                "sre.runbooks.database_restore_undo."
+            )
+    return sorted(set(found))
+
+
 def problems_of(cluster: Cluster, places: Places, live: Live | None) -> list[str]:
     """Everything for which a recovery is refused before anything is touched, each a sentence."""
     found = []
@@ -120,7 +187,7 @@ def problems_of(cluster: Cluster, places: Places, live: Live | None) -> list[str
     if cluster.pid() == FIRST_PROCESS:
         found.append(
             "The server is its container's first process: stopping it ends the container, and this with it. Run it "
-            "below an init, or recover on the container's host."
+            "below an init."
         )
     if (data / "pg_wal").is_symlink():
         found.append(

@@ -4,7 +4,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pwd
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +39,7 @@ class Request:
     application_check: str | None = None
     processes: int = 2
     losses_agreed: bool = False
+    drill: bool = False
     retained_s: float = 72 * 3600
     archive_timeout_s: float = 120.0
     replay_timeout_s: float = 86400.0
@@ -68,8 +72,22 @@ class Workplace:
         self.live = Cluster(self.places.data, programs, self.owner, progress)
         self.beside = Cluster(self.places.restoring, programs, self.owner, progress)
 
-    def give(self, path: Path) -> None:
-        """Have a file or folder, with all in it, belong to the cluster's owner."""
-        for one in (path, *(path.rglob("*") if path.is_dir() and not path.is_symlink() else ())):
-            if self.owner:
-                os.chown(one, *self.owner, follow_symlinks=False)
+    @contextlib.contextmanager
+    def as_owner(self) -> Iterator[None]:
+        """Work in the data directories with the rights of whom they belong to, who could have put links there."""
+        if not self.owner:
+            yield
+            return
+        user, group = self.owner
+        groups, own = [group], (os.getgroups(), os.getegid(), os.geteuid())
+        with contextlib.suppress(KeyError):
+            groups = os.getgrouplist(pwd.getpwuid(user).pw_name, group)
+        os.setgroups(groups)
+        os.setegid(group)
+        os.seteuid(user)
+        try:
+            yield
+        finally:
+            os.seteuid(own[2])
+            os.setegid(own[1])
+            os.setgroups(own[0])

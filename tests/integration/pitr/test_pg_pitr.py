@@ -16,6 +16,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from ansible_collections.sre.runbooks.plugins.module_utils.backup import marker
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import connect
 
 from lab import machine
@@ -77,8 +78,10 @@ def test_dropped_rows_come_back_to_the_moment_before_with_a_proven_base_backup(a
     assert exchanged["timeline"] > timeline
     assert archived.done("exchanged").get("changed") is False
 
+    archived.run("ALTER SYSTEM SET work_mem = '7MB'")
     done = archived.done("done")
     assert done.get("changed"), done
+    assert archived.run("SELECT count(*) FROM pg_file_settings WHERE name = 'work_mem'") == 1, "set since by somebody"
     assert done["new_backup"]["timeline"] == exchanged["timeline"]
     kept = [one["backup"] for one in archived.info()["backups"]]
     assert archived.base in kept, "the repository is to keep one, and that is for later"
@@ -288,6 +291,32 @@ def test_the_servers_own_user_recovers_it_and_nobody_else_can(archived: Archived
         result = call(user.pw_uid, state, losses_agreed=True)
         assert not result.get("failed"), result
     assert archived.orders() == 10
+
+
+def test_a_server_of_another_container_is_not_taken_for_one_that_is_down(archived: Archived) -> None:
+    """A86 ⚠: its folder would be renamed under it."""
+    argv = ["unshare", "--fork", "--pid", "--mount-proc"]
+    if os.geteuid() != 0 or subprocess.run([*argv, "true"], check=False, capture_output=True).returncode != 0:
+        pytest.skip("only root can make a namespace of processes")
+    done = subprocess.run(
+        [*argv, sys.executable, "-m", "ansible_collections.sre.runbooks.plugins.modules.pg_pitr"], text=True,
+        input=json.dumps({"ANSIBLE_MODULE_ARGS": archived.arguments("restored")}), capture_output=True, timeout=60,
+        check=False, env={**os.environ, "PYTHONPATH": str(COLLECTIONS)},
+    )
+    assert "and no process of it is seen from here" in json.loads(done.stdout)["msg"], done.stdout
+    assert archived.beside == []
+
+
+def test_a_cluster_of_whose_databases_one_is_being_restored_is_refused(archived: Archived) -> None:
+    """A86 ⚠: two databases of a cluster have two locks."""
+    mark = marker.join(None, marker.Marker(marker.CLOSED, "r7", "pos"))
+    archived.run(f"COMMENT ON DATABASE postgres IS '{mark}'")
+    try:
+        refused = archived.reach("restored", check_mode=True)
+        assert "The run r7 restores the database 'pos' of this cluster" in refused["msg"], refused
+        assert archived.info()["problems"] == refused["error"]["problems"]
+    finally:
+        archived.run("COMMENT ON DATABASE postgres IS NULL")
 
 
 def test_an_archive_that_does_not_take_what_is_written_is_said_at_once(archived: Archived) -> None:

@@ -5,14 +5,18 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from ansible_collections.sre.runbooks.plugins.module_utils.backup import marker
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr import position as at
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.exchange import without_added
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.position import Places, Position
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.repository import read_verify
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.segments import Segment, read_history
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.survey import Live, swaps_under_way
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.target import Target, parse_target
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.window import (
     Archive,
@@ -26,6 +30,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.pitr.window import (
     require_reached,
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -276,14 +281,62 @@ def test_a_position_is_kept_whole_private_and_read_back(tmp_path: Path) -> None:
     places = Places(data)
     places.prepare((data.stat().st_uid, data.stat().st_gid))
     assert places.read() == Position()
-    first = places.write(Position(at.DONE, "r1", kept="/x"))
+    first = places.write(Position(at.DONE, "r1", kept=f"{data}.retired-20261121T100000Z"))
     assert places.read() == first
     assert places.file.stat().st_mode & 0o777 == 0o600
     assert places.control.stat().st_mode & 0o777 == 0o700
     second = places.write(Position(at.RESTORING, "r2", before=first.__dict__))
     assert places.clear(second) == first
     assert places.clear(first) == Position()
-    for text in ("{", "[]", '{"format": 2, "state": "done"}', '{"format": 1, "state": "done", "more": 1}'):
+    for text in ("{", "[]", '{"format": 2, "state": "done"}', '{"format": 1, "state": "done", "more": 1}',
+                 '{"format": 1, "state": "done", "kept": "/etc"}',
+                 f'{{"format": 1, "state": "undoing", "abandoned": "{data}.abandoned-../etc"}}'):
         places.file.write_text(text, encoding="utf-8")
         with pytest.raises(RunbookError, match="of no form"):
             places.read()
+
+
+@pytest.mark.parametrize("name", ["", "lock", "socket", "spool"])
+def test_a_link_where_the_position_is_kept_is_not_followed(tmp_path: Path, name: str) -> None:
+    """A86 ⚠: the folder belongs to the server's user, and root works in it."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o755)
+    (elsewhere / "file").touch(mode=0o644)
+    places = Places(tmp_path / "main")
+    if name:
+        places.control.mkdir()
+    (places.control / name).symlink_to(elsewhere / "file" if name == "lock" else elsewhere)
+
+    def begin() -> None:
+        places.prepare((1, 1))
+        with places.alone(Progress(), 1):
+            pass
+
+    with pytest.raises((RunbookError, OSError), match=r"is a link|Too many levels"):
+        begin()
+    assert elsewhere.stat().st_mode & 0o777 == 0o755
+    assert (elsewhere / "file").stat().st_uid == elsewhere.stat().st_uid == os.getuid()
+
+
+def test_what_people_set_since_the_exchange_stays_when_its_own_lines_go() -> None:
+    """A86 ⚠: ALTER SYSTEM writes the file anew, with the exchange's lines among people's own."""
+    added = ("restore_command = 'x'\n", "max_connections = '60'\n")
+    own = "# Do not edit\nwork_mem = '8MB'\nmax_connections = '60'\n"
+    assert without_added(own + "".join(added), added) == own
+    since = own + "".join(added) + "archive_timeout = '60'\n"
+    assert without_added(since, added) == own + "archive_timeout = '60'\n"
+    changed = "work_mem = '8MB'\nrestore_command = 'x'\nmax_connections = '70'\n"
+    assert without_added(changed, added) == "work_mem = '8MB'\nmax_connections = '70'\n"
+
+
+@pytest.mark.parametrize(("state", "refused"), [
+    (marker.RESTORING, True), (marker.PREPARED, True), (marker.CLOSED, True), (marker.EXCHANGED, True),
+    (marker.OPENED, True), (marker.RETIRED, False), (marker.ABANDONED, False), (marker.COPY, False),
+    (marker.SCRATCH, False), ("of a later version", True),
+])
+def test_a_database_that_is_being_restored_is_not_thrown_back_with_its_cluster(state: str, refused: bool) -> None:
+    """A86 ⚠: each database has its own lock, and a cluster has one WAL."""
+    comment = marker.join("the owner's", marker.Marker(state, "r7", "pos"))
+    assert bool(swaps_under_way(Live({"markers": [comment, comment]}))) is refused
+    assert not swaps_under_way(Live({"markers": None}))
+    assert not swaps_under_way(None)
