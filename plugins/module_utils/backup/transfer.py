@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -208,6 +209,8 @@ def is_whole(path: Path) -> bool:
     """Whether nobody has a file open for writing; False where that cannot be told."""
     try:
         with path.open("rb") as stream:
+            # Who opens it for writing in this very moment has a signal sent, which would end this process by default.
+            fcntl.fcntl(stream, fcntl.F_SETSIG, signal.SIGURG)
             fcntl.fcntl(stream, fcntl.F_SETLEASE, fcntl.F_RDLCK)
             fcntl.fcntl(stream, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     except OSError:
