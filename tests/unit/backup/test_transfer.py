@@ -105,7 +105,7 @@ def test_a_file_that_grew_after_it_was_sent_is_no_backup(tmp_path: Path, monkeyp
 
     with transfer.Sending(tmp_path, (), put, transfer.Meter("sending"), 2) as sending:
         sending.look()
-        assert machine.wait_for(lambda: sending._begun["1.dat"].done(), 10)
+        assert machine.wait_for(sending._begun["1.dat"].done, 10)
         with (tmp_path / "1.dat").open("ab") as stream:
             stream.write(b" and more")
         with pytest.raises(RunbookError, match=r"1\.dat was written to after it had been sent"):
