@@ -17,10 +17,11 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import R
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import connect
 
 from lab import machine
+from tests.disks import fill, mounted
 from tests.faults.fault import CRASHING, DONE, REFUSED, UNDONE, UNKNOWN, Fault, Seen
 from tests.faults.machinery import call_ahead
 from tests.faults.network import Proxy
-from tests.faults.scene import TARGET, Scene, Staged, fill, mounted, when
+from tests.faults.scene import TARGET, Scene, Staged, when
 
 WHERE = "backup"
 NO_BACKUP = "nothing is left that looks like a backup"

@@ -34,7 +34,7 @@ from tests.faults.fault import Fault, Seen
 from tests.faults.scene import Scene
 from tests.integration.backup.conftest import call_module, start_module
 from tests.integration.conftest import keys, older_server, postgresql_server, s3, server_folder
-from tests.integration.pitr.conftest import Archived, make_archived, small_disk
+from tests.integration.pitr.conftest import Archived, archive_disk, make_archived
 from tests.integration.restore.conftest import shops
 from tests.scenarios.conftest import dbis
 from tests.scenarios.restore_scene import made_scene
@@ -73,7 +73,7 @@ def archived(
     server_folder: Path, call_module: Callable[..., Any], start_module: Callable[..., Any]
 ) -> Iterator[Archived]:
     """A cluster that rows recover; each leaves it as it was."""
-    with small_disk(server_folder / "pitr") as folder:
+    with archive_disk(server_folder / "pitr") as folder:
         try:
             yield make_archived(folder, call_module, start_module)
         finally:

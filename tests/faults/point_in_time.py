@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.recovery import Recovery
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.workplace import Request
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
@@ -23,9 +22,10 @@ from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import P
 from lab import machine
 from lab.pgbackrest import STANZA
 from lab.postgresql import ENVIRONMENT
+from tests.disks import fill, require_root
 from tests.faults.fault import ARCHIVED, DONE, REFUSED, UNDONE, UNKNOWN, Fault, Seen
 from tests.faults.kills import EVERYTHING, how_long, killed, repeated
-from tests.faults.scene import Scene, Staged, fill
+from tests.faults.scene import Scene, Staged
 from tests.integration.pitr.conftest import Archived
 
 WHERE = "point in time"
@@ -368,11 +368,6 @@ def of_module(times: int) -> Callable[[Accident], Seen]:
         return Seen(DONE, f"{scene.shop.name} is restored.", times=count)
 
     return work
-
-
-def require_root() -> None:
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system")
 
 
 def row(

@@ -16,10 +16,11 @@ from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection
 from psycopg import sql
 
 from lab import machine
+from tests.disks import fill, mounted
 from tests.faults.backup import programs
 from tests.faults.fault import CRASHING, DONE, REFUSED, UNDONE, Fault, Seen
 from tests.faults.network import Proxy
-from tests.faults.scene import Scene, Staged, fill, mounted, when
+from tests.faults.scene import Scene, Staged, when
 from tests.faults.store import KINDS, Kept, flipped
 from tests.faults.verification import NO_INDEXES
 

@@ -6,9 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import shutil
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,7 +13,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import pytest
 from ansible_collections.sre.runbooks.plugins.module_utils.backup import dump
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.bucket import TargetBucket
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.encryption import Keyring
@@ -86,28 +82,6 @@ def when(condition: Callable[[], bool], act: Callable[[], None]) -> Iterator[Non
         ended.set()
         thread.join()
     assert acted.is_set(), "the work ended before the fault was injected"
-
-
-@contextlib.contextmanager
-def mounted(folder: Path, size: str, mode: str = "0755") -> Iterator[Path]:
-    """A file system of its own, of this size."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system")
-    folder.mkdir(parents=True, exist_ok=True)
-    options = f"size={size},mode={mode}"
-    subprocess.run([shutil.which("mount") or "mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True)
-    try:
-        yield folder
-    finally:
-        subprocess.run([shutil.which("umount") or "umount", "--lazy", str(folder)], check=True)
-
-
-def fill(folder: Path, leave: int) -> Path:
-    """Fill a file system but for so many bytes; the ballast."""
-    ballast = folder / "ballast"
-    with ballast.open("wb") as stream:
-        os.posix_fallocate(stream.fileno(), 0, shutil.disk_usage(folder).free - leave)
-    return ballast
 
 
 class Scene:

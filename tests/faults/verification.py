@@ -12,10 +12,11 @@ from psycopg import sql
 
 from lab import machine
 from lab.postgresql import PostgresServer
+from tests.disks import fill, mounted
 from tests.faults.backup import programs
 from tests.faults.fault import UNDONE, Fault, Seen
 from tests.faults.network import Proxy
-from tests.faults.scene import Scene, Staged, fill, mounted, when
+from tests.faults.scene import Scene, Staged, when
 
 WHERE = "verification"
 DROPPED = "the scratch database is dropped; earlier proofs stay"

@@ -31,6 +31,7 @@ from psycopg import sql
 from lab import machine
 from lab.pgbackrest import PgBackRestServer
 from lab.postgresql import PostgresServer
+from tests.disks import mounted
 from tests.leftovers import is_left, one_worker_at_a_time
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
@@ -217,35 +218,26 @@ class Backups:
         )
 
 
-def _mounted(folder: Path, size: str) -> Iterator[Path]:
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system")
-    folder.mkdir(parents=True, exist_ok=True)
-    mount = shutil.which("mount") or "mount"
-    subprocess.run([mount, "-t", "tmpfs", "-o", f"size={size},mode=0755", "tmpfs", str(folder)], check=True)
-    try:
-        yield folder
-    finally:
-        subprocess.run([shutil.which("umount") or "umount", "--lazy", str(folder)], check=True)
-
-
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    yield from _mounted(tmp_path / "small-disk", "64m")
+    with mounted(tmp_path / "small-disk", "64m") as folder:
+        yield folder
 
 
 @pytest.fixture
 def small_server(server_place: Path) -> Iterator[PostgresServer]:
     settings = {"fsync": "off", "wal_level": "minimal", "max_wal_senders": "0", "min_wal_size": "32MB"}
-    for folder in _mounted(server_place / "small", "100m"):
-        with PostgresServer(folder / "server", settings=settings) as server:
-            yield server
+    with (
+        mounted(server_place / "small", "100m") as folder,
+        PostgresServer(folder / "server", settings=settings) as server,
+    ):
+        yield server
 
 
 @pytest.fixture
 def small_space(backups: Backups, server_place: Path) -> Iterator[Path]:
     # A table's own tablespace is where no preflight looks.
-    for folder in _mounted(server_place / "small", "10m"):
+    with mounted(server_place / "small", "10m") as folder:
         space = machine.make_folder(folder / "space", machine.unprivileged_user())
         backups.sql(f"CREATE TABLESPACE small LOCATION '{space}'", "postgres")
         backups.sql("ALTER TABLE orders SET TABLESPACE small")

@@ -62,13 +62,11 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.work import (
     abandoned,
     require_private,
-    room_for,
     work_folder,
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.files import remove_folder
 from ansible_collections.sre.runbooks.plugins.module_utils.run.moments import utc_text
-from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
 
 UNKNOWN = "none"
 SEPARATOR = "~"
@@ -292,14 +290,6 @@ class TargetBucket(TargetStore):
         for prefix in prefixes:
             self._s3.delete([one.key for one in self._s3.list(prefix)])
         self._s3.delete([self._claims.key(backup_id), self._removal(backup_id)])
-
-    @contextlib.contextmanager
-    def plain(self, manifest: Manifest, jobs: int, progress: Progress) -> Iterator[Path]:
-        meter = transfer.Meter("fetching", manifest.stored_bytes)
-        with work_folder(self.work_directory, manifest.backup_id) as work:
-            with room_for(work, manifest.total_bytes), progress.during(meter.words):
-                transfer.fetch(manifest, work, self.stored(manifest), self.privacy.keyring, meter, jobs)
-            yield work
 
     def stored(self, manifest: Manifest) -> transfer.Open:
         checksums = {

@@ -25,7 +25,6 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest impor
     is_backup_id,
     read_manifest,
     read_proven,
-    sync_folder,
     write_manifest,
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import (
@@ -43,11 +42,10 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.work import (
     abandoned,
-    room_for,
     work_folder,
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
-from ansible_collections.sre.runbooks.plugins.module_utils.run.files import remove_folder
+from ansible_collections.sre.runbooks.plugins.module_utils.run.files import remove_folder, sync_folder
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
 from ansible_collections.sre.runbooks.plugins.module_utils.run.words import size as size_words
 
@@ -219,10 +217,7 @@ class TargetFolder(TargetStore):
         if not manifest.encryption:
             yield self.backup(manifest.backup_id)
             return
-        meter = transfer.Meter("decrypting", manifest.stored_bytes)
-        with work_folder(self.work_directory, manifest.backup_id) as work:
-            with room_for(work, manifest.total_bytes), progress.during(meter.words):
-                transfer.fetch(manifest, work, self.stored(manifest), self.privacy.keyring, meter, jobs)
+        with super().plain(manifest, jobs, progress) as work:
             yield work
 
     def stored(self, manifest: Manifest) -> transfer.Open:

@@ -18,6 +18,7 @@ from typing import Any
 
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.properties import Properties
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.run.files import sync_folder
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -245,15 +246,6 @@ def render(data: dict[str, Any]) -> bytes:
     bare = {name: value for name, value in data.items() if name != "sha256"}
     head = json.dumps(bare, indent=1, ensure_ascii=False).removesuffix("\n}").encode()
     return head + f',\n "sha256": "{hashlib.sha256(head).hexdigest()}"\n}}\n'.encode()
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -31,9 +31,9 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest impor
     ManifestCorruptError,
     Stored,
 )
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.transfer import Meter, Open, Sending, prove
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.transfer import Meter, Open, Sending, fetch, prove
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import Verdict
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.work import default_directory
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.work import default_directory, room_for, work_folder
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.moments import now
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
@@ -234,8 +234,8 @@ class TargetStore(ABC):
         with progress.during(meter.words):
             prove(manifest, self.stored(manifest), meter, jobs)
 
-    @abstractmethod
-    def plain(self, manifest: Manifest, jobs: int, progress: Progress) -> AbstractContextManager[Path]:
+    @contextlib.contextmanager
+    def plain(self, manifest: Manifest, jobs: int, progress: Progress) -> Iterator[Path]:
         """A folder with the backup's plain files, for as long as the block lasts.
 
         Where `is_in_place`, it is the store's own, and nothing was compared yet; else every byte was.
@@ -244,6 +244,11 @@ class TargetStore(ABC):
             BrokenFileError: a file is not what was written.
             KeyMissingError: no secret key of this host opens it.
         """
+        meter = Meter("fetching", manifest.stored_bytes)
+        with work_folder(self.work_directory, manifest.backup_id) as work:
+            with room_for(work, manifest.total_bytes), progress.during(meter.words):
+                fetch(manifest, work, self.stored(manifest), self.privacy.keyring, meter, jobs)
+            yield work
 
     @property
     @abstractmethod

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr import position as at
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.beside import Beside
-from ansible_collections.sre.runbooks.plugins.module_utils.pitr.position import Position, sync_folder
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.position import Position
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.survey import require_seen
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.target import Target
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.workplace import Workplace
-from ansible_collections.sre.runbooks.plugins.module_utils.run.files import remove_folder, write_whole
+from ansible_collections.sre.runbooks.plugins.module_utils.run.files import remove_folder, sync_folder, write_whole
 from ansible_collections.sre.runbooks.plugins.module_utils.run.moments import utc_text
 
 # At the top of a data directory these are the server's own; all other files were put there by somebody.

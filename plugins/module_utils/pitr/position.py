@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
-from ansible_collections.sre.runbooks.plugins.module_utils.run.files import write_whole
+from ansible_collections.sre.runbooks.plugins.module_utils.run.files import sync_folder, write_whole
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
 
 FORMAT = 1
@@ -215,12 +215,3 @@ def open_private(folder: Path, owner: tuple[int, int], inside: int | None = None
         os.close(descriptor)
         raise
     return descriptor
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -44,6 +44,19 @@ def write_whole(path: Path, text: str, mode: int = PRIVATE, owner: tuple[int, in
         raise
 
 
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk.
+
+    Raises:
+        OSError: the folder is not there, or its disk fails.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def remove_folder(folder: Path) -> None:
     """Remove a folder. A program that is just dying may still write into it, so this tries a few times.
 

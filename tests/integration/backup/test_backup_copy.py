@@ -33,6 +33,7 @@ from lab import machine
 from lab.keys import Key
 from lab.postgresql import bin_directory
 from lab.s3 import S3Server
+from tests.disks import mounted
 from tests.integration.backup.conftest import arguments_for, as_arguments
 
 Call = Callable[..., dict[str, Any]]
@@ -262,16 +263,8 @@ def test_a_store_that_dies_in_the_middle_is_named_and_leaves_no_copy(
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 20 MB."""
-    if os.geteuid() != 0:
-        pytest.skip("Only root can mount a small file system.")
-    folder = tmp_path / "small"
-    folder.mkdir()
-    argv = ["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(folder)]
-    mounted = subprocess.run(argv, capture_output=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"This machine lets nobody mount: {mounted.stderr.decode()}")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with mounted(tmp_path / "small", "20m") as folder:
+        yield folder
 
 
 def test_a_destination_that_becomes_full_or_is_full_leaves_no_copy(

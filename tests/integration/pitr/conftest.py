@@ -14,7 +14,6 @@ import contextlib
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,6 +22,7 @@ import pytest
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login, connect
 
 from lab.pgbackrest import STANZA, PgBackRestServer, has_pgbackrest
+from tests.disks import mounted
 from tests.integration.backup.conftest import as_arguments, call_module, start_module
 
 __all__ = ["call_module", "start_module"]
@@ -173,31 +173,14 @@ def make_archived(folder: Path, call: Callable[..., Any], start: Callable[..., A
 
 
 @contextlib.contextmanager
-def small_disk(folder: Path) -> Iterator[Path]:
-    """A folder on a disk of its own, where we may mount one. The path of a socket has to be short."""
+def archive_disk(folder: Path) -> Iterator[Path]:
+    """A folder for a cluster, for root on a disk of its own. The path of a socket has to be short."""
     folder.mkdir(mode=0o711)
-    mount, unmount = (shutil.which(name) or name for name in ("mount", "umount"))
-    root = os.geteuid() == 0
-    if root:
-        subprocess.run([mount, "-t", "tmpfs", "-o", f"size={DISK},mode=0711", "tmpfs", str(folder)], check=True)
     try:
-        yield folder / "cluster"
+        with mounted(folder, DISK, "0711") if os.geteuid() == 0 else contextlib.nullcontext():
+            yield folder / "cluster"
     finally:
-        if root:
-            subprocess.run([unmount, "--lazy", str(folder)], check=True)
         shutil.rmtree(folder)
-
-
-@contextlib.contextmanager
-def filled(folder: Path, leave: int) -> Iterator[None]:
-    """A disk with so many bytes free."""
-    ballast = folder / "ballast"
-    with ballast.open("wb") as stream:
-        os.posix_fallocate(stream.fileno(), 0, shutil.disk_usage(folder).free - leave)
-    try:
-        yield
-    finally:
-        ballast.unlink()
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +188,7 @@ def cluster(
     server_folder: Path, call_module: Callable[..., Any], start_module: Callable[..., Any]
 ) -> Iterator[Archived]:
     """One for all tests of a file, each of which leaves it as it was."""
-    with small_disk(server_folder / "pitr") as folder:
+    with archive_disk(server_folder / "pitr") as folder:
         try:
             yield make_archived(folder, call_module, start_module)
         finally:

@@ -23,8 +23,9 @@ from lab import machine
 from lab.pgbackrest import STANZA
 from lab.postgresql import ENVIRONMENT
 from tests.conftest import COLLECTIONS
+from tests.disks import fill, require_root
 from tests.integration.backup.conftest import as_arguments
-from tests.integration.pitr.conftest import Archived, filled
+from tests.integration.pitr.conftest import Archived
 
 CLOSED = "SELECT count(*) FROM pg_file_settings WHERE name LIKE 'recovery_target%'"
 
@@ -241,10 +242,12 @@ def test_the_repository_of_another_cluster_is_refused(archived: Archived, strang
 
 def test_too_little_disk_is_refused_and_a_disk_that_fills_is_said(archived: Archived) -> None:
     """A86 ⚠: what is needed and what is free, before anything is made."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system")
-    with filled(archived.server.folder, 8 << 20):
+    require_root()
+    ballast = fill(archived.server.folder, 8 << 20)
+    try:
         refused = archived.reach("restored")
+    finally:
+        ballast.unlink()
     assert "has 8.4 MB free, and the restored cluster needs" in refused["msg"], refused
     assert "Make room there" in refused["msg"]
     assert archived.beside == []

@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from psycopg import sql
 
 from lab import machine
 from lab.postgresql import PostgresServer
+from tests.disks import mounted
 from tests.integration.backup.conftest import as_arguments, call_module, start_module
 from tests.integration.restore.conftest import Shop
 
@@ -495,29 +495,27 @@ def _wait(condition: Callable[[], bool], seconds: float = 10.0) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
 def test_a_disk_that_fills_while_restoring_is_said_and_the_copy_gives_its_room_back(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A85 ⚠: no disk check. Another machine's disk cannot be seen in advance, so the restore itself has to cope."""
     monkeypatch.setattr(preflight, "free_bytes", lambda *_unused: None)
-    folder = machine.make_folder(shop.server.folder / "small", None, 0o711)
-    subprocess.run(["/bin/mount", "-t", "tmpfs", "-o", "size=24m,mode=0777", "tmpfs", str(folder)], check=True)
-    try:
+    with mounted(shop.server.folder / "small", "24m", "0777") as folder:
         machine.make_folder(folder / "space", machine.unprivileged_user())
         _admin(shop, f"CREATE TABLESPACE small LOCATION '{folder / 'space'}'")
-        _admin(shop, f"ALTER DATABASE {shop.name} SET TABLESPACE small")
-        shop.run("INSERT INTO orders (what) SELECT sha512(n::text::bytea)::text FROM generate_series(1, 35000) AS n")
-        shop.back_up()
-        with pytest.raises(RunbookError, match="No space left on device") as raised:
-            shop.reach("prepared")
-        assert raised.value.hint.startswith("Make room on the server's disk")
-        assert shop.orders() == 36000
-        assert shop.databases() == [shop.name]
-    finally:
-        _admin(shop, f"ALTER DATABASE {shop.name} SET TABLESPACE pg_default")
-        _admin(shop, "DROP TABLESPACE IF EXISTS small")
-        subprocess.run(["/bin/umount", str(folder)], check=True)
+        try:
+            _admin(shop, f"ALTER DATABASE {shop.name} SET TABLESPACE small")
+            rows = "SELECT sha512(n::text::bytea)::text FROM generate_series(1, 35000) AS n"
+            shop.run(f"INSERT INTO orders (what) {rows}")
+            shop.back_up()
+            with pytest.raises(RunbookError, match="No space left on device") as raised:
+                shop.reach("prepared")
+            assert raised.value.hint.startswith("Make room on the server's disk")
+            assert shop.orders() == 36000
+            assert shop.databases() == [shop.name]
+        finally:
+            _admin(shop, f"ALTER DATABASE {shop.name} SET TABLESPACE pg_default")
+            _admin(shop, "DROP TABLESPACE IF EXISTS small")
 
 
 def test_kept_databases_are_listed_with_their_cost_and_dropped_only_after_their_hour(
