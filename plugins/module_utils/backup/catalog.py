@@ -140,6 +140,8 @@ def pick(
     if least_rung:
         wanted += f" proven to the rung {least_rung}"
         hint = "Prove one with the playbook sre.runbooks.backup_verify, or choose another one of the catalog."
+    if all(backup.problem or backup.damage for backup in backups):
+        hint = "Copy one from another store with the playbook sre.runbooks.backup_copy, and look at this store's disk."
     if not backups:
         hint = "Make one with the playbook sre.runbooks.database_backup, then prove it with sre.runbooks.backup_verify."
     for backup in reversed(backups):

@@ -173,3 +173,12 @@ def test_ids_sort_by_age_within_a_second_as_well() -> None:
     ids = [new_backup_id(moment) for moment in moments]
     assert ids == sorted(set(ids))
     assert all(map(is_backup_id, ids))
+
+
+def test_where_all_are_damaged_nobody_is_sent_to_prove_one(place: TargetFolder) -> None:
+    """X14: another drill of a corrupt backup brings nothing back."""
+    for backup_id in IDS:
+        append_verdict(place.backup(backup_id), verdict(backup_id, "corrupt", None))
+    with pytest.raises(RunbookError, match="Copy one from another store with the playbook") as caught:
+        pick(place.backups())
+    assert "Prove one" not in str(caught.value)
