@@ -140,7 +140,8 @@ def test_a_damaged_backup_is_never_restored_and_the_live_database_stays(backups:
     assert_refused(backups.play(*RESTORE, "-e", f"backup={folder.name}"), "REFUSED", f"{folder.name} is corrupt")
     flip(folder / MANIFEST)
     assert_refused(
-        backups.play(*RESTORE), "REFUSED", f"{MANIFEST} is not what was written", "choose another one of the catalog"
+        backups.play(*RESTORE), "REFUSED", f"{MANIFEST} is not what was written",
+        "Copy one from another store with the playbook sre.runbooks.backup_copy",
     )
     assert backups.orders() == 2500
     assert backups.left() == []
