@@ -209,6 +209,7 @@ class Repository:
             self.argv("verify", "--output=text", "--verbose", f"--repo={REPOSITORY}",
                       f"--process-max={self.processes}", *QUIET),
             timeout_s=self.timeout_s, owner=self.owner, while_waiting=while_waiting,
+            hint="The cluster runs, and its base backup is not proven yet. Mend that, then run the same command again.",
         )
         return read_verify(done.stdout)
 

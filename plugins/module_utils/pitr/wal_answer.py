@@ -19,12 +19,17 @@ from ansible_collections.sre.runbooks.plugins.module_utils.pitr.wal import (
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.wal_catalog import Relation
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.wal_reader import (
-    Archive,
+    WalArchive,
     WalReader,
     ancestors,
     look_at,
 )
-from ansible_collections.sre.runbooks.plugins.module_utils.pitr.wal_search import Live, WalSearch, Wanted, verdict
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.wal_search import (
+    LiveCatalog,
+    WalSearch,
+    Wanted,
+    verdict,
+)
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.client_tools import find_client_tools
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login, connect, server_errors
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
@@ -47,7 +52,7 @@ class Question:
         bin_directory: where pg_waldump is; None looks in the usual places.
     """
 
-    archive: Archive
+    archive: WalArchive
     wanted: Wanted
     timeline: int | None = None
     login: Login | None = None
@@ -55,7 +60,7 @@ class Question:
     progress: Progress = field(default_factory=Progress)
 
 
-def read_live(login: Login) -> tuple[Live, int]:
+def read_catalog(login: Login) -> tuple[LiveCatalog, int]:
     """A database's catalog as it is now, and its cluster's identifier.
 
     Raises:
@@ -79,7 +84,7 @@ def read_live(login: Login) -> tuple[Live, int]:
         schemas = connection.execute("SELECT oid::bigint, nspname FROM pg_namespace").fetchall()
         parents = connection.execute("SELECT inhrelid::bigint AS child, inhparent::bigint AS parent FROM pg_inherits")
         _oldest, next_xid, running = about["snapshot"].split(":")
-        live = Live(
+        live = LiveCatalog(
             about["database"], login.database, about["timeline"], about["class_node"],
             {one["oid"]: one["nspname"] for one in schemas},
             {one["oid"]: Relation(one["oid"], one["relname"], one["relnamespace"], one["node"], one["relkind"],
@@ -184,7 +189,7 @@ def answer(question: Question) -> dict[str, Any]:
     size = cluster.segment_bytes
     live = None
     if question.login:
-        live, system_identifier = read_live(question.login)
+        live, system_identifier = read_catalog(question.login)
         if system_identifier != cluster.system_identifier:
             raise RunbookError(
                 f"The archive is of the cluster {cluster.system_identifier}, and the server {question.login.place} is"
@@ -243,7 +248,7 @@ def answer(question: Question) -> dict[str, Any]:
 
 
 def _live_history(
-    archive: Archive, live: Live | None, timeline: int, before: list[tuple[int, int]], others: list[int]
+    archive: WalArchive, live: LiveCatalog | None, timeline: int, before: list[tuple[int, int]], others: list[int]
 ) -> list[tuple[int, int | None]] | None:
     """The live server's timeline and those that led to it, each with where it was left; None when that is unknown."""
     if live and live.timeline != timeline:

@@ -75,7 +75,7 @@ def read_header(segment: Path) -> Header | None:
     return Header(MAGIC[magic], system_identifier, segment_bytes, start)
 
 
-class Archive(Protocol):
+class WalArchive(Protocol):
     """Where WAL is kept."""
 
     def names(self) -> list[str]:
@@ -202,7 +202,7 @@ class PgBackRest:
 
 
 @dataclass(frozen=True)
-class Cluster:
+class ArchivedCluster:
     """Whose WAL it is."""
 
     major: int
@@ -210,7 +210,7 @@ class Cluster:
     segment_bytes: int
 
 
-def look_at(archive: Archive) -> Cluster:
+def look_at(archive: WalArchive) -> ArchivedCluster:
     """Read the newest segment's header.
 
     Raises:
@@ -224,7 +224,7 @@ def look_at(archive: Archive) -> Cluster:
     for folder, _last in archive.windows(names[-1:], lambda: ""):
         header = read_header(folder / names[-1])
         if header:
-            return Cluster(header.major, header.system_identifier, header.segment_bytes)
+            return ArchivedCluster(header.major, header.system_identifier, header.segment_bytes)
     raise RunbookError(
         f"{names[-1]} is not a segment of WAL of PostgreSQL 15 to 18.",
         "Segments must lie there as PostgreSQL writes them, neither compressed nor encrypted.",
@@ -265,7 +265,7 @@ class WalReader:
     """
 
     def __init__(
-        self, archive: Archive, cluster: Cluster, tools: ClientTools, listener: Listener, progress: Progress
+        self, archive: WalArchive, cluster: ArchivedCluster, tools: ClientTools, listener: Listener, progress: Progress
     ) -> None:
         self._archive = archive
         self._cluster = cluster
@@ -432,7 +432,7 @@ class _EnoughError(Exception):
     """The record that was asked for has been passed."""
 
 
-def ancestors(archive: Archive, timeline: int) -> list[tuple[int, int]]:
+def ancestors(archive: WalArchive, timeline: int) -> list[tuple[int, int]]:
     """The timelines that lead to this one, with the places where they were left.
 
     Raises:

@@ -70,7 +70,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Live:
+class LiveCatalog:
     """The catalog of the database as it is now.
 
     Attributes:
@@ -222,7 +222,7 @@ class WalSearch:
         raw: gives a record's bytes for its place.
     """
 
-    def __init__(self, wanted: Wanted, major: int, live: Live | None, raw: Callable[[int], bytes]) -> None:
+    def __init__(self, wanted: Wanted, major: int, live: LiveCatalog | None, raw: Callable[[int], bytes]) -> None:
         self.events: deque[Event] = deque(maxlen=EVENTS_KEPT)
         self.event_count = 0
         self.unnamed: deque[Event] = deque(maxlen=EVENTS_KEPT)

@@ -32,7 +32,12 @@ from ansible_collections.sre.runbooks.plugins.module_utils.pitr.wal_catalog impo
     relation_map,
     take_apart,
 )
-from ansible_collections.sre.runbooks.plugins.module_utils.pitr.wal_search import Live, WalSearch, Wanted, verdict
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.wal_search import (
+    LiveCatalog,
+    WalSearch,
+    Wanted,
+    verdict,
+)
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -66,7 +71,7 @@ def ended(xid: int, at: str, what: str = "COMMIT", rest: str = "") -> str:
     return f"{line}{what} 2026-11-21 {at}.000000 UTC{rest}"
 
 
-def followed(wanted: Wanted, live: Live | None, *lines: str) -> tuple[str, str]:
+def followed(wanted: Wanted, live: LiveCatalog | None, *lines: str) -> tuple[str, str]:
     """The answer after these lines, or those of them that were read."""
     search = WalSearch(wanted, 15, live, nothing)
     for line in lines:
@@ -146,8 +151,8 @@ def moment(at: str) -> datetime:
     return datetime.fromisoformat(f"2026-11-21T{at}+00:00")
 
 
-def live(next_xid: int, *running: int, relations: tuple[Relation, ...] = (ORDERS,)) -> Live:
-    return Live(
+def live(next_xid: int, *running: int, relations: tuple[Relation, ...] = (ORDERS,)) -> LiveCatalog:
+    return LiveCatalog(
         16384, "shop", relations={one.oid: one for one in relations}, next_xid=next_xid, running=frozenset(running)
     )
 
@@ -164,7 +169,7 @@ def live(next_xid: int, *running: int, relations: tuple[Relation, ...] = (ORDERS
     (live(703), ENDED, "unknown"),
 ])
 def test_nothing_found_is_no_proof_while_the_live_server_has_done_more(
-    server: Live, lines: list[str], answer: str
+    server: LiveCatalog, lines: list[str], answer: str
 ) -> None:
     """A86 ⚠: a table that was lost minutes ago stands in WAL that is not archived yet."""
     word, message = followed(Wanted("orders"), server, *lines)
@@ -180,7 +185,7 @@ def test_nothing_found_is_no_proof_where_the_archive_ends_before_the_time_that_i
 ) -> None:
     """A86 ⚠"""
     wanted = Wanted("orders", None, moment(since) if since else None, moment(until) if until else None)
-    known = Live(16384, "shop", relations={ORDERS.oid: ORDERS})
+    known = LiveCatalog(16384, "shop", relations={ORDERS.oid: ORDERS})
     lines = [ended(700, "10:00:00"), ended(701, "10:00:02")]
     word, message = followed(wanted, known, *lines)
     assert (word, "what was done after it is unknown" in message) == (answer, answer == "unknown"), message
@@ -222,7 +227,7 @@ def test_a_line_that_was_cut_or_changed_never_stops_the_search(line: str, data: 
     place = data.draw(st.integers(0, len(line)))
     changed = line[:place] + data.draw(st.text(max_size=3)) + line[place + data.draw(st.integers(0, 4)) :]
     record = parse_line(changed)
-    search = WalSearch(Wanted(), 15, Live(16384, "shop"), nothing)
+    search = WalSearch(Wanted(), 15, LiveCatalog(16384, "shop"), nothing)
     if record is not None:
         search.feed(record)
 
