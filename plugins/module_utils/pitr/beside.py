@@ -29,7 +29,7 @@ with contextlib.suppress(ImportError):  # connect() tells the operator
     from psycopg.errors import LockNotAvailable
     from psycopg.rows import tuple_row
 
-POLL_S = 0.1
+POLL_S = 0.05
 STARTS_S = 2.0
 # With less free than a segment of the WAL a server cannot go on.
 FULL_BYTES = 16 << 20

@@ -19,6 +19,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.pitr import window
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.beside import Beside
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.exchange import Exchange
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.position import Places, Position
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.situation import Situation, segment_size_of, timeline_of
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.survey import (
     Live,
     archive_now,
@@ -91,14 +92,14 @@ class Recovery:
 
     def survey(self) -> dict[str, Any]:
         """Everything that is known before a target is chosen; changes nothing."""
-        live, segment_size, timeline = self._look()
-        reaches = self._reaches(segment_size, timeline)
+        situation = Situation(self.work)
+        live, reaches = situation.live, situation.reaches()
         return {
-            "position": describe(self.places), "timeline": timeline,
+            "position": describe(self.places), "timeline": situation.timeline,
             "sessions": live.facts["sessions"] if live else None,
             "problems": problems_of(self.live, self.places, live) + swaps_under_way(live),
             "notes": live.notes() if live else [],
-            "backups": [_told(one, segment_size) for one in reaches],
+            "backups": [_told(one, situation.segment_size) for one in reaches],
             "window": _window(reaches, live, self.places.data.parent),
         }
 
@@ -133,15 +134,16 @@ class Recovery:
                 f"A recovery of {self.places.data} stands at {position.state}, and no drill takes it away.",
                 f"Finish it with sre.runbooks.database_pitr, or go back with {UNDO}.",
             )
-        live, segment_size, timeline = self._look()
+        situation = Situation(self.work)
+        live = situation.live
         problems = problems_of(self.live, self.places, live)
         if not self.request.drill:
             problems += swaps_under_way(live)
         if problems:
             raise RunbookError(" ".join(problems), "Nothing was changed.", problems=problems)
         now = datetime.now(UTC)
-        chosen = self._choose(target, segment_size, timeline, live=live, now=now)
-        needed, free, problem = disk_problem(chosen, segment_size, self.places.data.parent)
+        chosen = situation.choose(target, self.request.backup or None, now=now, live_goes_on=True)
+        needed, free, problem = disk_problem(chosen, situation.segment_size, self.places.data.parent)
         same = position.state in (at.RESTORING, at.RESTORED) and (
             (position.target, position.backup, position.drill)
             == (target.as_dict(), chosen.base.label, self.request.drill)
@@ -174,17 +176,17 @@ class Recovery:
             "open it read-only", where, before="stopped", after=f"port {self.request.port}, own socket"
         )
         if not self.check:
-            self._fill(position, target, chosen, live, segment_size, timeline, same=same)
+            self._fill(position, target, chosen, situation, same=same)
 
     def _fill(
-        self, position: Position, target: Target, chosen: window.Reach, live: Live | None, segment_size: int,
-        timeline: int, *, same: bool,
+        self, position: Position, target: Target, chosen: window.Reach, situation: Situation, *, same: bool
     ) -> None:
         """Restore, replay to the target, prove it."""
+        live, timeline = situation.live, situation.timeline
         if live:
             self.progress.say("archiving what was written until now")
             archive_now(self.request.login, self.progress, self.request.archive_timeout_s)
-            chosen = self._choose(target, segment_size, timeline, now=datetime.now(UTC), label=chosen.base.label)
+            chosen = situation.choose(target, chosen.base.label, now=datetime.now(UTC))
         self.beside.stop(self.request.stop_timeout_s)
         before = asdict(position) if position.state == at.DONE else position.before
         if not same:
@@ -276,7 +278,7 @@ class Recovery:
             return
         # A call that was killed may have left this to do.
         position = self.exchange.configure_as_before(position)
-        timeline, segment_size = self._timeline(), self._segment_size()
+        timeline, segment_size = self._timeline(), segment_size_of(self.live.control_data())
         base = self._newest_base(timeline, segment_size)
         if base is None:
             self.progress.say("making a base backup of the new timeline")
@@ -438,51 +440,8 @@ class Recovery:
             return Position(state)
         return position if position.state == at.DONE else Position(state)
 
-    def _look(self) -> tuple[Live | None, int, int]:
-        """The live server, the size of its WAL segments and its timeline."""
-        live = read_live(self.request.login, self.live)
-        return live, self._segment_size(), self._timeline()
-
     def _timeline(self) -> int:
-        """The live cluster's; after a promotion the first checkpoint has not always come, so the WAL is asked too."""
-        control = int(self.live.control_data()["Latest checkpoint's TimeLineID"])
-        names = (path.name for path in (self.places.data / "pg_wal").glob("*.history"))
-        return max([control, *(int(name[:8], 16) for name in names)])
-
-    def _segment_size(self) -> int:
-        return int(self.live.control_data()["Bytes per WAL segment"])
-
-    def _reaches(self, segment_size: int, timeline: int) -> list[window.Reach]:
-        """What each backup of this very cluster leads to.
-
-        Raises:
-            RunbookError: the repository is another cluster's.
-        """
-        own = self.live.control_data()["Database system identifier"]
-        bases = self.repository.bases(segment_size)
-        fitting = [one for one in bases if one.system_identifier == own and one.version == self.work.major]
-        if bases and not fitting:
-            other = bases[-1]
-            raise RunbookError(
-                f"The stanza {self.request.stanza!r} holds the cluster {other.system_identifier} of version "
-                f"{other.version}, and {self.places.data} is {own} of version {self.work.major}.",
-                "Mend the stanza or the data directory in the inventory.",
-            )
-        archives = {name: self.repository.archive(name, segment_size) for name in {one.archive for one in fitting}}
-        return [window.reach(one, archives[one.archive], timeline, segment_size) for one in fitting]
-
-    def _choose(
-        self, target: Target, segment_size: int, timeline: int, *, now: datetime, live: Live | None = None,
-        label: str | None = None,
-    ) -> window.Reach:
-        """A backup that leads to the target: over what is archived, and over what a live server will have archived."""
-        chosen = window.choose(
-            self._reaches(segment_size, timeline), target, label or self.request.backup or None, self.repository.listing
-        )
-        window.require_reached(
-            chosen, target, live_goes_on=live is not None, now=now, lsn=live.facts["lsn"] if live else None
-        )
-        return chosen
+        return timeline_of(self.live.control_data(), self.places.data)
 
     def _ticks(self, total: int) -> Callable[[], None]:
         def describe() -> str:

@@ -36,7 +36,7 @@ SOCKET_PATH_BYTES = 107
 HEADROOM = 1.1
 # So much of the WAL stays on the disk while it is replayed, whatever the cluster's own max_wal_size is.
 REPLAYED_WAL_BYTES = 1 << 30
-POLL_S = 0.1
+POLL_S = 0.05
 # Of a database's restore, by its marker: from its first row to the consumers' return.
 SWAPPING = (marker.RESTORING, marker.PREPARED, marker.CLOSED, marker.EXCHANGED, marker.OPENED)
 IDENTIFIER = "SELECT system_identifier::text AS id FROM pg_control_system()"
