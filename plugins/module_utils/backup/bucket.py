@@ -39,6 +39,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest impor
     render,
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.s3 import (
+    LEAST_PART_BYTES,
     AlreadyThereError,
     Body,
     Bucket,
@@ -68,6 +69,8 @@ from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import Run
 from ansible_collections.sre.runbooks.plugins.module_utils.run.files import remove_folder
 from ansible_collections.sre.runbooks.plugins.module_utils.run.moments import utc_text
 
+# One file alone may become so many times what a whole dump is estimated at.
+ESTIMATES_FAIL = 4
 UNKNOWN = "none"
 SEPARATOR = "~"
 # What is claimed for longer is shown as a problem: no backup takes so long (its own time-out is far below).
@@ -261,9 +264,12 @@ class TargetBucket(TargetStore):
         self._s3.delete(self._s3.written_by(self._data(backup_id), writer))
         self._claims.give_back(backup_id, writer)
 
-    def sending(self, backup_id: str, folder: Path, jobs: int) -> transfer.Sending:
+    def sending(self, backup_id: str, folder: Path, jobs: int, estimated_bytes: int) -> transfer.Sending:
         meter = transfer.Meter(f"sending to {self.at(backup_id)}", maximum_bytes_per_second=self._maximum)
-        return transfer.Sending(folder, self.recipients(), partial(self.put, backup_id), meter, jobs)
+        most = estimated_bytes * ESTIMATES_FAIL
+        # The size of an object's parts is chosen when it is begun, and they are held in memory.
+        followed = most if part_bytes_for(most) == LEAST_PART_BYTES else None
+        return transfer.Sending(folder, self.recipients(), partial(self.put, backup_id), meter, jobs, followed)
 
     def unsend(self, backup_id: str) -> None:
         self._s3.abort_unfinished(self._data(backup_id))

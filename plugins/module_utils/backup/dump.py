@@ -236,15 +236,16 @@ class BackupMaker:
         return manifest
 
     def _attempts(self, backup_id: str, folder: Path) -> Manifest:
+        place = self._request.place
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 jobs = self._request.jobs if attempt <= ATTEMPTS_IN_PARALLEL else 1
-                with self._request.place.sending(backup_id, folder, self._request.jobs) as sending:
+                with place.sending(backup_id, folder, self._request.jobs, self._observed.estimated_bytes) as sending:
                     return self._dump(backup_id, folder, jobs, sending)
             except RetryError as error:
                 reason = str(error)
                 self._progress.say(f"attempt {attempt} of {ATTEMPTS}: {reason}; beginning again")
-            self._request.place.unsend(backup_id)
+            place.unsend(backup_id)
             remove_folder(folder / DATA)
         raise RunbookError(
             f"No snapshot of {self._request.database} could be dumped in {ATTEMPTS} attempts: {reason}.",
@@ -302,6 +303,8 @@ class BackupMaker:
             # Only a number is known to pg_dump of every version; words such as gzip:1 came with 16.
             f"--compress={self._request.compression_level}", f"--lock-wait-timeout={QUEUE_TIMEOUT_S}s", "--no-password",
             f"--dbname={connection_string(self._request.database)}",
+            # What is only sent from here need not outlive a power cut.
+            *([] if self._request.place.is_in_place else ["--no-sync"]),
         ]
         environment = self._login.environment()
         environment["PGOPTIONS"] += f" {self._observed.options}"

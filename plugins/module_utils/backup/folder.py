@@ -181,11 +181,11 @@ class TargetFolder(TargetStore):
                 with work_folder(self.work_directory, backup_id) as work:
                     yield work
 
-    def sending(self, backup_id: str, folder: Path, jobs: int) -> transfer.Sending:
+    def sending(self, backup_id: str, folder: Path, jobs: int, estimated_bytes: int) -> transfer.Sending:
         if self.is_in_place:
             return InPlace(folder, jobs)
         meter = transfer.Meter(f"encrypting into {self.partial(backup_id)}")
-        return transfer.Sending(folder, self.recipients(), partial(self.put, backup_id), meter, jobs)
+        return transfer.Sending(folder, self.recipients(), partial(self.put, backup_id), meter, jobs, estimated_bytes)
 
     def unsend(self, backup_id: str) -> None:
         if not self.is_in_place:

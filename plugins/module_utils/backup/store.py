@@ -197,8 +197,8 @@ class TargetStore(ABC):
         """An empty folder to dump into; when the block fails, nothing is left of it, nor of what was sent."""
 
     @abstractmethod
-    def sending(self, backup_id: str, folder: Path, jobs: int) -> Sending:
-        """Brings the dumped files into the store."""
+    def sending(self, backup_id: str, folder: Path, jobs: int, estimated_bytes: int) -> Sending:
+        """Brings the dumped files, which are estimated at so many bytes, into the store."""
 
     @abstractmethod
     def unsend(self, backup_id: str) -> None:

@@ -34,6 +34,8 @@ CHUNK = 1 << 20
 # Below this, a rate says nothing.
 RATE_FROM_S = 2.0
 LOOK_EVERY_S = 0.5
+# How often a file that is written to is asked for more.
+FOLLOW_EVERY_S = 0.05
 # As pg_dump calls the files of its directory format that hold the rows of one table each.
 TABLE_FILES = "[0-9]*.dat*"
 Item = TypeVar("Item")
@@ -84,7 +86,15 @@ class Meter:
             # What was not used of the cap while nothing was sent is not made up for.
             self._due = max(self._due, moment) + (count / self._maximum if self._maximum else 0.0)
             wait_s = self._due - moment
-        if self._stopped.wait(wait_s):
+        self.pause(wait_s)
+
+    def pause(self, seconds: float) -> None:
+        """Wait.
+
+        Raises:
+            RunbookError: the transfer was stopped.
+        """
+        if self._stopped.wait(seconds):
             raise RunbookError("The transfer was stopped.", "What stopped it is said elsewhere.")
 
     def words(self) -> str:
@@ -120,10 +130,10 @@ def in_parallel(work: Callable[[Item], Result], items: Sequence[Item], jobs: int
 
 
 class Sending:
-    """Sends the files of a dump to a store: some of them while it goes on, the rest when it has ended.
+    """Sends the files of a dump to a store: those of tables while it goes on, the rest when it has ended.
 
-    A table's file is opened for writing once. When nobody has it open for writing any more it is whole, which a read
-    lease tells (fcntl(2), F_SETLEASE); where a file system has none, all is sent at the end.
+    A table's file is opened for writing once, and only ever grows. When nobody has it open for writing any more it is
+    whole, which a read lease tells (fcntl(2), F_SETLEASE); where a file system has none, the dump's end does.
 
     Args:
         folder: the plain files.
@@ -131,16 +141,20 @@ class Sending:
         put: stores one.
         meter: told of each byte read.
         jobs: files at once.
+        most_bytes: what a file that is written to may grow to, for `put`; None sends it when it is whole.
     """
 
-    def __init__(self, folder: Path, recipients: Sequence[Recipient], put: Put, meter: Meter, jobs: int) -> None:
+    def __init__(
+        self, folder: Path, recipients: Sequence[Recipient], put: Put, meter: Meter, jobs: int, most_bytes: int | None
+    ) -> None:
         self._folder, self._recipients, self._put, self._meter = folder, recipients, put, meter
+        self._most, self._dumped = most_bytes, threading.Event()
         self._pool = ThreadPoolExecutor(jobs)
         self._begun: dict[str, Future[File]] = {}
         self._looked = time.monotonic()
 
     def look(self) -> None:
-        """Begin to send what is whole by now; call it often.
+        """Begin to send what is there by now; call it often.
 
         Raises:
             RunbookError: one could not be stored.
@@ -153,8 +167,8 @@ class Sending:
                 future.result()
         for path in self._folder.rglob(TABLE_FILES):
             name = str(path.relative_to(self._folder))
-            if name not in self._begun and is_whole(path):
-                self._begun[name] = self._pool.submit(self._one, name)
+            if name not in self._begun and (self._most is not None or is_whole(path)):
+                self._begun[name] = self._pool.submit(self._one, name, self._most)
 
     def finish(self, paths: Iterable[str], progress: Progress) -> list[File]:
         """Send the rest, the largest first.
@@ -169,6 +183,7 @@ class Sending:
         Raises:
             RunbookError: one could not be stored, or was written to after it had been sent.
         """
+        self._dumped.set()
         sizes = {path: (self._folder / path).stat().st_size for path in paths}
         self._meter.expect(sum(sizes.values()))
         progress.say(self._meter.words())
@@ -192,9 +207,9 @@ class Sending:
         self._meter.stop()
         self._pool.shutdown(cancel_futures=True)
 
-    def _one(self, path: str) -> File:
-        source = PlainSource(self._folder / path, self._meter, hashed=bool(self._recipients))
-        about = (self._folder / path).stat().st_size
+    def _one(self, path: str, most_bytes: int | None = None) -> File:
+        source = PlainSource(self._folder / path, self._meter, self._dumped.is_set, hashed=bool(self._recipients))
+        about = (self._folder / path).stat().st_size if most_bytes is None else most_bytes
         with contextlib.closing(source):
             if not self._recipients:
                 stored = self._put(path, source, about)
@@ -312,20 +327,45 @@ def _nothing(_count: int) -> None:
 
 
 class PlainSource:
-    """A file that is read once, and hashed while it is where nobody else does."""
+    """A file that is read once while it grows, and hashed where nobody else does.
 
-    def __init__(self, path: Path, meter: Meter, *, hashed: bool) -> None:
-        self._stream, self._hashed = path.open("rb", buffering=0), hashed
+    Args:
+        path: where it is.
+        meter: told of each byte read.
+        dumped: whether nothing grows any more.
+        hashed: compute its SHA-256.
+    """
+
+    def __init__(self, path: Path, meter: Meter, dumped: Callable[[], bool], *, hashed: bool) -> None:
+        self._path, self._stream, self._hashed = path, path.open("rb", buffering=0), hashed
         self._digest, self._meter, self.bytes = hashlib.sha256(), meter, 0
+        self._dumped, self._whole = dumped, False
 
     def read(self, count: int = -1) -> bytes:
-        """The next bytes; empty at the end."""
-        chunk = self._stream.read(count)
+        """The next bytes; fewer than asked for only at the end, since writers take it for that; empty there."""
+        pieces: list[bytes] = []
+        left = count
+        while left:
+            piece = self._next(left)
+            if not piece:
+                break
+            pieces.append(piece)
+            left -= len(piece) if count > 0 else 0
+        return b"".join(pieces)
+
+    def _next(self, count: int) -> bytes:
+        while not (piece := self._stream.read(count)):
+            # What was written before it was found whole is still to be read.
+            if self._whole:
+                return b""
+            self._whole = self._dumped() or is_whole(self._path)
+            if not self._whole:
+                self._meter.pause(FOLLOW_EVERY_S)
         if self._hashed:
-            self._digest.update(chunk)
-        self.bytes += len(chunk)
-        self._meter.seen(len(chunk))
-        return chunk
+            self._digest.update(piece)
+        self.bytes += len(piece)
+        self._meter.seen(len(piece))
+        return piece
 
     @property
     def sha256(self) -> str:

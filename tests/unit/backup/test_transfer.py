@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from pathlib import Path
 from typing import BinaryIO
 
@@ -70,29 +71,74 @@ def test_only_a_file_that_nobody_writes_is_whole(tmp_path: Path) -> None:
     assert not transfer.is_whole(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize(("most_bytes", "before_the_end"), [(None, ["1"]), (1000, ["1", "2"])])
 def test_files_are_sent_while_a_dump_goes_on_and_each_is_in_the_manifest_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most_bytes: int | None, before_the_end: list[str]
 ) -> None:
+    """A80: a file that is still written is followed to its end, unless it may become too large for its store."""
     monkeypatch.setattr(transfer, "LOOK_EVERY_S", 0.0)
     stored: dict[str, bytes] = {}
+    begun: list[str] = []
 
     def put(name: str, stream: BinaryIO, _about_bytes: int) -> Stored:
-        assert name not in stored
-        stored[name] = stream.read()
+        begun.append(name)
+        stored[name] = stream.read(4) + stream.read()
         return Stored(len(stored[name]), hashlib.sha256(stored[name]).hexdigest())
 
-    data = tmp_path / "data"
-    data.mkdir()
-    with transfer.Sending(tmp_path, (), put, transfer.Meter("sending"), 2) as sending:
-        (data / "1.dat.gz").write_bytes(b"one")
-        with (data / "2.dat.gz").open("wb") as stream:
+    names = {"1": "data/1.dat.gz", "2": "data/2.dat.gz", "3": "data/3.dat.gz", "toc": "data/toc.dat"}
+    (tmp_path / "data").mkdir()
+    (tmp_path / names["1"]).write_bytes(b"one")
+    with transfer.Sending(tmp_path, (), put, transfer.Meter("sending"), 2, most_bytes) as sending:
+        with (tmp_path / names["2"]).open("wb", buffering=0) as stream:
+            stream.write(b"tw")
             sending.look()
-            assert machine.wait_for(lambda: list(stored) == ["data/1.dat.gz"], 10)
-            stream.write(b"two")
-        (data / "toc.dat").write_bytes(b"contents")
-        files = sending.finish(["data/1.dat.gz", "data/2.dat.gz", "data/toc.dat"], Progress())
-    assert stored == {"data/1.dat.gz": b"one", "data/2.dat.gz": b"two", "data/toc.dat": b"contents"}
+            assert machine.wait_for(lambda: sorted(begun) == [names[one] for one in before_the_end], 10)
+            time.sleep(3 * transfer.FOLLOW_EVERY_S)
+            assert list(stored) == [names["1"]]
+            stream.write(b"o, and its end")
+        sending.look()
+        assert machine.wait_for(lambda: names["2"] in stored, 10)
+        with (tmp_path / names["3"]).open("wb", buffering=0) as stream:
+            stream.write(b"three")
+            sending.look()
+        (tmp_path / names["toc"]).write_bytes(b"contents")
+        files = sending.finish(names.values(), Progress())
+    assert stored == {
+        names["1"]: b"one", names["2"]: b"two, and its end", names["3"]: b"three", names["toc"]: b"contents"
+    }
+    assert sorted(begun) == sorted(stored)
     assert [(file.path, file.bytes) for file in files] == [(name, len(stored[name])) for name in sorted(stored)]
+
+
+def test_without_leases_a_file_is_followed_to_the_dumps_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A80: some network file systems have none, and a short file would pass for a whole one."""
+    monkeypatch.setattr(transfer, "LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(transfer, "is_whole", lambda _path: False)
+
+    def put(_name: str, stream: BinaryIO, _about_bytes: int) -> Stored:
+        return Stored(len(stream.read()), "")
+
+    path = tmp_path / "1.dat"
+    with transfer.Sending(tmp_path, (), put, transfer.Meter("sending"), 2, 1000) as sending:
+        path.write_bytes(b"one")
+        sending.look()
+        with path.open("ab") as stream:
+            stream.write(b" and more")
+        (file,) = sending.finish(["1.dat"], Progress())
+    assert file.bytes == len(b"one and more")
+
+
+def test_a_dump_that_failed_lets_go_of_what_was_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A80 ⚠: nothing waits for a file that nobody will end."""
+    monkeypatch.setattr(transfer, "LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(transfer, "is_whole", lambda _path: False)
+    (tmp_path / "1.dat").write_bytes(b"one")
+    with transfer.Sending(
+        tmp_path, (), lambda _name, stream, _about: stream.read(), transfer.Meter("sending"), 2, 1000
+    ) as sending:
+        sending.look()
+    with pytest.raises(RunbookError, match="The transfer was stopped"):
+        sending._begun["1.dat"].result(10)
 
 
 def test_a_file_that_grew_after_it_was_sent_is_no_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +149,7 @@ def test_a_file_that_grew_after_it_was_sent_is_no_backup(tmp_path: Path, monkeyp
     def put(_name: str, stream: BinaryIO, _about_bytes: int) -> Stored:
         return Stored(len(stream.read()), "")
 
-    with transfer.Sending(tmp_path, (), put, transfer.Meter("sending"), 2) as sending:
+    with transfer.Sending(tmp_path, (), put, transfer.Meter("sending"), 2, None) as sending:
         sending.look()
         assert machine.wait_for(sending._begun["1.dat"].done, 10)
         with (tmp_path / "1.dat").open("ab") as stream:
