@@ -168,7 +168,7 @@ def encrypted_full(scene: Scene) -> Seen:
     scene.enlarge(200_000)
     with mounted(scene.folder / "disk", "256m") as disk:
         place = scene.place("encrypted folder", store=disk)
-        seen = scene.try_backup(place, Staged("encrypting", lambda: fill(disk, 1 << 20)))
+        seen = scene.try_backup(place, Staged("dumping", lambda: fill(disk, 1 << 20)))
         assert place.backups() == []
         assert not place.leftovers()
     return seen
