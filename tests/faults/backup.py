@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -66,8 +67,21 @@ mv "$largest.cut" "$largest"
 """
 SKIPPED_OBJECTS = 'exec {real}/pg_dump --no-large-objects "$@"'
 SKIPPED_INDEXES = 'exec {real}/pg_dump "$@" --section=pre-data --section=data'
+SKIPPED_PRIVILEGES = 'exec {real}/pg_dump --no-privileges "$@"'
 NO_ROLES = 'for argument in "$@"; do case "$argument" in --file=*) : > "${argument#--file=}";; esac; done'
 FAILS_LATE = '{real}/pg_dump "$@" || exit; echo "pg_dump: error: no" >&2; exit 1'
+
+
+@contextlib.contextmanager
+def clerk(scene: Scene) -> Iterator[None]:
+    """A role that may read the orders, and owns a table; every row is there without its rights."""
+    with connect(scene.shop.admin.at(scene.shop.name), "tests") as admin:
+        admin.execute("CREATE ROLE clerk; GRANT SELECT ON orders TO clerk")
+        admin.execute("CREATE TABLE desk (id int); ALTER TABLE desk OWNER TO clerk")
+        try:
+            yield
+        finally:
+            admin.execute("DROP OWNED BY clerk; DROP ROLE clerk")
 
 
 def skipped_table(scene: Scene) -> Seen:
@@ -90,6 +104,13 @@ def skipped_indexes(scene: Scene) -> Seen:
     made = scene.try_backup(bin_directory=programs(scene, pg_dump=SKIPPED_INDEXES))
     assert made.outcome == DONE, made.message
     return scene.prove()
+
+
+def skipped_privileges(scene: Scene) -> Seen:
+    with clerk(scene):
+        made = scene.try_backup(bin_directory=programs(scene, pg_dump=SKIPPED_PRIVILEGES))
+        assert made.outcome == DONE, made.message
+        return scene.prove()
 
 
 def no_roles(scene: Scene) -> Seen:
@@ -269,6 +290,8 @@ FAULTS = (
           ("there are 0 large objects instead of 1",), "the scratch database is dropped", rung="restore"),
     Fault("a pg_dump that exits 0 having left out indexes, keys and triggers", WHERE, skipped_indexes, "corrupt",
           ("indexes instead of",), "the scratch database is dropped", rung="restore"),
+    Fault("a pg_dump that exits 0 having left out the privileges", WHERE, skipped_privileges, "corrupt",
+          ("privileges instead of",), "the scratch database is dropped", rung="restore", ci=True),
     Fault("a pg_dumpall that exits 0 having written nothing", WHERE, no_roles, UNDONE,
           ("its globals.sql lacks", "roles: postgres"), NO_BACKUP),
     Fault("a pg_dump that fails when all is written", WHERE, fails_late, UNDONE,

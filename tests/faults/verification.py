@@ -13,7 +13,7 @@ from psycopg import sql
 from lab import machine
 from lab.postgresql import PostgresServer
 from tests.disks import fill, mounted
-from tests.faults.backup import programs
+from tests.faults.backup import clerk, programs
 from tests.faults.fault import UNDONE, Fault, Seen
 from tests.faults.network import Proxy
 from tests.faults.scene import Scene, Staged, when
@@ -23,6 +23,7 @@ DROPPED = "the scratch database is dropped; earlier proofs stay"
 NEXT = "nothing is said about the backup itself"
 LOADING = "SELECT count(*) AS n FROM pg_stat_progress_copy WHERE datname LIKE 'sre%scratch%'"
 NOTHING_RESTORED = 'case " $* " in *" --list "*) exec {real}/pg_restore "$@";; esac; exit 0'
+NO_OWNERS = 'exec {real}/pg_restore --no-owner "$@"'
 NO_INDEXES = """
 case " $* " in *" --list "*) exec {real}/pg_restore "$@";; esac
 {real}/pg_restore --section=pre-data "$@" && {real}/pg_restore --section=data "$@"
@@ -87,6 +88,12 @@ def nothing_restored(scene: Scene) -> Seen:
 def no_indexes(scene: Scene) -> Seen:
     scene.back_up()
     return scene.prove(bin_directory=programs(scene, pg_restore=NO_INDEXES))
+
+
+def no_owners(scene: Scene) -> Seen:
+    with clerk(scene):
+        scene.back_up()
+        return scene.prove(bin_directory=programs(scene, pg_restore=NO_OWNERS))
 
 
 def no_program(scene: Scene) -> Seen:
@@ -162,6 +169,8 @@ FAULTS = (
           ("is missing",), DROPPED, rung="restore", ci=True),
     Fault("a pg_restore that exits 0 having left out indexes and keys", WHERE, no_indexes, "corrupt",
           ("indexes instead of",), DROPPED, rung="restore", ci=True),
+    Fault("a pg_restore that exits 0 having left out who owns what", WHERE, no_owners, "corrupt",
+          ("relations of another owner than the database instead of",), DROPPED, rung="restore"),
     Fault("pg_restore is not installed", WHERE, no_program, "unverifiable", ("pg_restore does not exist", NEXT),
           "earlier proofs stay", rung="bytes"),
     Fault("the owner's query says no", WHERE, application("SELECT false, 'no payments since Monday'"), "corrupt",

@@ -23,8 +23,29 @@ IN_OURS = (
 )
 
 
+# Below this number are PostgreSQL's own.
+FIRST_OID = 16384
+
+DATABASE_OWNER = "(SELECT datdba FROM pg_database WHERE datname = current_database())"
+OF_COLUMNS = """
+SELECT count(DISTINCT (a.attrelid, a.attnum, g.grantee)) FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid
+CROSS JOIN aclexplode(a.attacl) AS g WHERE c.relnamespace"""
+
+
 def _of(source: str, condition: str, catalog: str, oid: str) -> str:
     return f"SELECT count(*) FROM {source} WHERE {condition}{NOT_MADE_FOR.format(catalog=catalog, oid=oid)}"  # noqa: S608
+
+
+def _granted(catalog: str, name: str, prefix: str, condition: str, default: str) -> str:
+    """How many pairs of an object and a role that it does not belong to there are, where the role may do something."""
+    namespace = f"{name}.oid" if catalog == "pg_namespace" else f"{name}.{prefix}namespace"
+    acl, owner = f"{name}.{prefix}acl", f"{name}.{prefix}owner"
+    return (
+        f"SELECT count(DISTINCT ({name}.oid, g.grantee)) FROM {catalog} AS {name}"  # noqa: S608
+        f" CROSS JOIN aclexplode(coalesce({acl}, acldefault('{default}', {owner}))) AS g"
+        f" WHERE {condition} AND {namespace}{IN_OURS} AND g.grantee <> {owner}"
+        + NOT_MADE_FOR.format(catalog=catalog, oid=f"{name}.oid")
+    )
 
 
 _OF_TABLE = "JOIN pg_class AS c ON c.oid = {}".format
@@ -56,6 +77,27 @@ QUERIES = {
     "types": _of("pg_type AS t", f"t.typnamespace{IN_OURS} AND t.typtype IN ('d', 'e', 'r')", "pg_type", "t.oid"),
     "event triggers": _of("pg_event_trigger AS e", "true", "pg_event_trigger", "e.oid"),
     "publications": "SELECT count(*) FROM pg_publication",
+    "statistics objects": _of("pg_statistic_ext AS s", f"s.stxnamespace{IN_OURS}", "pg_statistic_ext", "s.oid"),
+    "operators": _of("pg_operator AS o", f"o.oprnamespace{IN_OURS} AND o.oprcode <> 0", "pg_operator", "o.oid"),
+    "casts": _of("pg_cast AS a", f"a.oid >= {FIRST_OID}", "pg_cast", "a.oid"),
+    "foreign servers": _of("pg_foreign_server AS f", "true", "pg_foreign_server", "f.oid"),
+    "relations of another owner than the database": _of(
+        "pg_class AS c", f"c.relnamespace{IN_OURS} AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')"
+        f" AND c.relowner <> {DATABASE_OWNER}", "pg_class", "c.oid",
+    ),
+    # Who may do anything with what; what exactly differs between versions, which know other privileges.
+    "privileges": " + ".join(f"({query})" for query in (
+        _granted("pg_class", "c", "rel", "c.relkind IN ('r', 'p', 'v', 'm', 'f')", "r"),
+        _granted("pg_class", "c", "rel", "c.relkind = 'S'", "s"),
+        _granted("pg_proc", "p", "pro", "true", "f"),
+        # Those of tables and arrays have none.
+        _granted("pg_type", "t", "typ", "t.typtype IN ('d', 'e', 'r')", "T"),
+        _granted("pg_namespace", "n", "nsp", "true", "n"),
+        OF_COLUMNS + IN_OURS + NOT_MADE_FOR.format(catalog="pg_class", oid="c.oid"),
+        "SELECT count(DISTINCT (d.oid, g.grantee)) FROM pg_default_acl AS d CROSS JOIN aclexplode(d.defaclacl) AS g",
+        "SELECT count(DISTINCT (l.oid, g.grantee)) FROM pg_largeobject_metadata AS l"
+        " CROSS JOIN aclexplode(l.lomacl) AS g WHERE g.grantee <> l.lomowner",
+    )),
 }
 
 
