@@ -158,5 +158,6 @@ def bench_bucket(bench: Bench) -> None:
         for what, kind in (("", "manifests"), ("the verdicts of ", "verdicts"), ("the folders of ", "data")):
             bench.measure(f"requests that list {what}{BACKUPS:,} backups in a bucket", lambda kind=kind: requests[kind],
                           unit="requests", at_most=10, runs=1)
+        bench.note(f"requests of the whole list of {BACKUPS:,} backups", requests.total(), "requests")
         names = ("bucket", "prefix", "endpoint_url", "region", "access_key", "secret_key")
         measure(bench, "bucket", {"store_s3": {name: getattr(bucket, name) for name in names}})

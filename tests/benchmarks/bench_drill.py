@@ -45,7 +45,8 @@ def bench_drill(bench: Bench) -> None:
             return max(*taken, sum(taken) / (os.cpu_count() or 1))
 
         bench.compare(
-            f"drill of {len(names)} databases of {BYTES // 1000**2} MB, against the longest alone or all ÷ cores",
+            f"drill of {len(names)} databases of {BYTES // 1000**2} MB in one run, against a run for each: the longest,"
+            " or all ÷ cores",
             lambda: play(lab, "backup_verify", *everything), alone, at_most=1.4, runs=RUNS,
         )
     finally:

@@ -186,19 +186,20 @@ def render(results: dict[str, object]) -> str:
         "<!-- Made by `make bench`; edit tests/benchmarks instead. -->",
         "# Benchmarks",
         "",
-        "Medians of five interleaved runs, ours and the raw tool in turn on the same machine and the same data. The",
+        "Medians of interleaved runs, ours and the raw tool in turn on the same machine and the same data. The",
         "ratios are what is promised; the seconds belong to this machine.",
         "",
         *(f"- **{key}**: {value}" for key, value in results["machine"].items()),
         "",
-        "| what | figure | bound | | ours, s | raw, s | measured |",
-        "|---|---|---|---|---|---|---|",
+        "| what | figure | bound | | ours, s | raw, s | runs | measured |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in sorted(results["rows"], key=lambda row: row["bench"]):
         times = " | ".join(f"{row[key]:.2f}" if key in row else "" for key in ("ours", "raw"))
         name = str(row["name"]).replace("|", BAR)
         lines.append(
-            f"| {name} | {figure(row)} | {bound(row)} | {verdict(row)} | {times} | {row['measured_at'][:10]} |"
+            f"| {name} | {figure(row)} | {bound(row)} | {verdict(row)} | {times} | {row['runs']} |"
+            f" {row['measured_at'][:10]} |"
         )
     return "\n".join([*lines, ""])
 

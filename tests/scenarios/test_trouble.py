@@ -179,7 +179,7 @@ def held_dump(backups: Backups, child: subprocess.Popen[str]) -> int:
 
 
 def test_a_dump_that_is_killed_alone_and_a_backup_that_is_interrupted_leave_no_backup(backups: Backups) -> None:
-    """A80 ⚠ X4 ⚠: the exit code of pg_dump counts. Ctrl-C reaches every process of the terminal's group."""
+    """A61 ⚠ A80 ⚠ D23 ⚠ X4 ⚠: the exit code of pg_dump counts. Ctrl-C reaches every process of the terminal's group."""
     backups.sql("CREATE TABLE big AS SELECT i, md5(i::text) AS v FROM generate_series(1, 1500000) AS i")
     child = backups.begin("database_backup", *ORDERS)
     machine.send(held_dump(backups, child), signal.SIGKILL)

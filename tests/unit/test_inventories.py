@@ -35,7 +35,7 @@ def test_the_platforms_are_as_large_as_their_documents_say() -> None:
 
 
 def test_what_the_documents_state_is_there() -> None:
-    """B8, B19, B45, B51, B56, B57, B70, D26."""
+    """B2, B8, B19, B45, B51, B56, B57, B70, D26."""
     bakery = inventory_schema.Inventory(ROOT / "inventories" / "bakery_ia").shared
     dbis = inventory_schema.Inventory(ROOT / "inventories" / "dbis_core").shared
     day, hour, minute = 86400, 3600, 60
@@ -43,6 +43,8 @@ def test_what_the_documents_state_is_there() -> None:
     assert {level: one["acknowledge_seconds"] for level, one in everywhere["severities"].items()} == {
         "P0": 0, "P1": 15 * minute, "P2": hour, "P3": 4 * hour
     }
+    assert everywhere["responsibilities"]["Database administrator"] == "backups, optimization, migrations"
+    assert len(everywhere["responsibilities"]) == 5
     assert [one["respond_seconds"] for one in everywhere["alert_levels"].values()] == [0, 30 * minute, None]
     assert everywhere["scaling_triggers"]["cpu_percent"] == {"warning": 75, "over_seconds": hour}
     assert [step["tenants"] for step in everywhere["growth_path"]] == [10, 20, 30, 50, 75, 100, 200]

@@ -179,6 +179,7 @@ def test_a_copy_with_a_name_of_its_own_stays_and_a_name_that_is_taken_is_refused
 
 
 def test_named_tables_come_with_their_rows_alone_and_are_counted_beside_the_live_ones(copier: Copier) -> None:
+    """D24 ⚠: the rows of one table, as they were then, from files that their manifest seals."""
     shop = copier.shop
     made, _steps = copier.make(tables=("items", "public.measured", 'Odd "table" ñ'))
     assert {one["table"]: (one["live"], one["backup"], one["difference"]) for one in made["tables"]} == {
