@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.sre.runbooks.plugins.module_utils.backup import marker
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.cluster import FIRST_PROCESS, Cluster
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.position import Places
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.window import Reach
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql import marker
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import (
     Login,
     connect,

@@ -16,7 +16,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from ansible_collections.sre.runbooks.plugins.module_utils.backup import marker
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql import marker
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import connect
 
 from lab import machine

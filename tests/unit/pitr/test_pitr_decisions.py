@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from ansible_collections.sre.runbooks.plugins.module_utils.backup import marker
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr import position as at
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.exchange import without_added
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.position import Places, Position
@@ -29,6 +28,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.pitr.window import (
     require_in_history,
     require_reached,
 )
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql import marker
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
 from hypothesis import given
