@@ -195,7 +195,7 @@ def test_time_after_the_newest_wal_says_how_much_less_would_come() -> None:
     require_reached(found, at_time(minute(10)), live_goes_on=True, now=minute(60))
     with pytest.raises(RunbookError, match="in the future"):
         require_reached(found, at_time(minute(61)), live_goes_on=True, now=minute(60))
-    assert losses(at_time(minute(10)), None, minute(40)).endswith("losing 30 minutes of writes")
+    assert losses(at_time(minute(10)), minute(40)).endswith("losing 30 minutes of writes")
 
 
 @pytest.mark.parametrize(("place", "present", "live", "told"), [
