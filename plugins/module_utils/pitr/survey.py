@@ -41,6 +41,10 @@ POLL_S = 0.05
 SWAPPING = (marker.RESTORING, marker.PREPARED, marker.CLOSED, marker.EXCHANGED, marker.OPENED)
 IDENTIFIER = "SELECT system_identifier::text AS id FROM pg_control_system()"
 ANSWERS_S = 10.0
+WITHOUT_TABLESPACES = (
+    "Restore the database from its backup (sre.runbooks.database_restore), or move what is in them to pg_default and "
+    "drop them."
+)
 SEGMENT_NAME = re.compile(r"[0-9A-F]{24}")
 FACTS = """
 SELECT system_identifier::text AS system_identifier, pg_is_in_recovery() AS standby,
@@ -197,7 +201,7 @@ def problems_of(cluster: Cluster, places: Places, live: Live | None) -> list[str
     if os.geteuid() not in (0, owner):
         found.append(f"{data} belongs to user {owner}, and this runs as {os.geteuid()}: become that user, or root.")
     elif owner == 0:
-        found.append(f"{data} belongs to root, as whom PostgreSQL refuses to run.")
+        found.append(f"{data} belongs to root, as whom PostgreSQL refuses to run: give it to the server's user.")
     elif not os.access(data.parent, os.W_OK):
         found.append(
             f"{data.parent} cannot be written, and the restored cluster must stand beside the live one: run this as "
@@ -211,12 +215,12 @@ def problems_of(cluster: Cluster, places: Places, live: Live | None) -> list[str
         if live.facts["tablespaces"]:
             found.append(
                 f"Tablespaces are not served yet, and there are {', '.join(live.facts['tablespaces'])}: two clusters "
-                "must not share their folders."
+                f"must not share their folders. {WITHOUT_TABLESPACES}"
             )
         if not live.archives:
             found.append("The server does not archive: archive_mode is off. Set it to on, and restart the server.")
     elif any((data / "pg_tblspc").iterdir()):
-        found.append("Tablespaces are not served yet, and pg_tblspc is not empty.")
+        found.append(f"Tablespaces are not served yet, and pg_tblspc is not empty. {WITHOUT_TABLESPACES}")
     return found
 
 
