@@ -186,7 +186,7 @@ def problems_of(cluster: Cluster, places: Places, live: Live | None) -> list[str
     data = cluster.data
     if data.is_symlink():
         found.append(f"{data} is a link; give the folder that it leads to.")
-    if os.path.ismount(data):
+    if _is_mount_point(data):
         found.append(f"{data} is a mount point, which cannot be renamed: have the data one folder below it.")
     if cluster.pid() == FIRST_PROCESS:
         found.append(
@@ -222,6 +222,15 @@ def problems_of(cluster: Cluster, places: Places, live: Live | None) -> list[str
     elif any((data / "pg_tblspc").iterdir()):
         found.append(f"Tablespaces are not served yet, and pg_tblspc is not empty. {WITHOUT_TABLESPACES}")
     return found
+
+
+def _is_mount_point(folder: Path) -> bool:
+    """Also where a folder of the same disk is bound, which os.path.ismount does not see."""
+    name = str(folder.parent.resolve() / folder.name)
+    for character in "\\ \t\n":
+        name = name.replace(character, f"\\{ord(character):03o}")
+    mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    return os.path.ismount(folder) or name in (line.split(" ")[4] for line in mounts)
 
 
 def disk_problem(chosen: Reach, segment_size: int, beside: Path) -> tuple[int, int, str]:

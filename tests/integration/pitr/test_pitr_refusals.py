@@ -121,6 +121,18 @@ def on_a_disk(folder: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def bound(folder: Path) -> Iterator[Path]:
+    """A folder of the same disk, below a name that the system's own table of mounts escapes."""
+    require_root()
+    place = machine.make_folder(folder / "bound here", machine.unprivileged_user())
+    subprocess.run(["mount", "--bind", str(folder / "data"), str(place)], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@contextlib.contextmanager
 def linked_wal(folder: Path) -> Iterator[Path]:
     wal = folder / "data" / "pg_wal"
     wal.rename(folder / "wal")
@@ -150,6 +162,7 @@ def with_tablespace(folder: Path) -> Iterator[Path]:
 @pytest.mark.parametrize(("place", "words"), [
     (linked, "is a link; give the folder that it leads to."),
     (on_a_disk, "is a mount point, which cannot be renamed: have the data one folder below it."),
+    (bound, "is a mount point, which cannot be renamed: have the data one folder below it."),
     (linked_wal, "is a link, and two clusters must not share what it leads to: have a folder there."),
     (of_root, "belongs to root, as whom PostgreSQL refuses to run: give it to the server's user."),
     (far_below, "is too long for a socket: have the data in a shorter one."),
