@@ -20,6 +20,7 @@ from yaml import YAMLError
 
 from tools import (
     check_arguments,
+    check_borders,
     check_links,
     check_runbooks,
     check_tasks,
@@ -98,6 +99,7 @@ CHECKS: dict[str, Check] = {
     "yamllint": command("yamllint", "--strict", "."),
     "changelog": command("antsibull-changelog", "lint"),
     "arguments": own(check_arguments.findings),
+    "borders": own(check_borders.findings),
     "tasks": own(check_tasks.findings),
     "inventories": own(inventory_schema.findings),
     "runbooks": own(check_runbooks.findings),

@@ -87,7 +87,10 @@ options:
     type: str
     default: postgres
   application_check:
-    description: The owner's own query, one row, first a boolean, then (optional) a text. Asked beside, at the target.
+    description:
+      - The owner's own query, one row, first a boolean, then (optional) a text. Asked beside, at the target.
+      - Where a transaction that had not ended at the target locks what it reads, it is asked with O(state=done), and a
+        drill fails.
     type: str
   processes:
     description: How many processes pgBackRest copies with.
@@ -180,7 +183,7 @@ position:
   sample: {state: restored, run: r1, backup: 20261115-021500F,
            target: {kind: time, value: "2026-11-21 13:30:00.000000+00", exclusive: false},
            timeline: 1, system_identifier: "7710697988691996410", port: 5433, kept: "", until: "",
-           abandoned: "", new_backup: "", drill: false, kept_folders: []}
+           abandoned: "", new_backup: "", application_check: passed, drill: false, kept_folders: []}
 target:
   description: Where recovery ends.
   returned: when O(state=restored)
@@ -194,12 +197,14 @@ backup:
            flawed: false}
 losses:
   description: What a recovery gives and takes, as a sentence.
-  returned: when O(state=restored)
+  returned: when O(state=restored), or O(state=exchanged) and the live server was not down before
   type: str
   sample: you will get data up to 2026-11-21T13:30:00.000Z, losing 12 minutes of writes
 lost_seconds:
-  description: From the target to the live cluster's newest writes; null where that is not known.
-  returned: when O(state=restored)
+  description:
+    - From the target to the live cluster's newest writes; null where that is not known.
+    - With O(state=restored) until now, with O(state=exchanged) until the live server was stopped for it.
+  returned: when O(state=restored), or O(state=exchanged) and the live server was not down before
   type: float
   sample: 720.5
 reached:
@@ -215,6 +220,14 @@ databases:
   type: list
   elements: dict
   sample: [{name: orders, bytes: 500000000, tables: 12}]
+application_check:
+  description:
+    - V(passed), the owner's own check passed. V(not asked), a transaction that had not ended at the target locks what
+      it reads until the exchange. V(none), there is none.
+    - With O(state=done) it was asked.
+  returned: when O(state=restored) or O(state=done) was carried out
+  type: str
+  sample: passed
 needed_bytes:
   description: Disk that the restored cluster takes.
   returned: when O(state=restored)

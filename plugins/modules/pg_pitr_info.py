@@ -66,7 +66,7 @@ position:
   returned: success
   type: dict
   sample: {state: untouched, run: "", backup: "", target: null, timeline: 0, system_identifier: "", port: 0, kept: "",
-           until: "", abandoned: "", new_backup: "", drill: false, kept_folders: []}
+           until: "", abandoned: "", new_backup: "", application_check: "", drill: false, kept_folders: []}
 sessions:
   description: Sessions of clients now; null when the server does not run.
   returned: success

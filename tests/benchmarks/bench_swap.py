@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psycopg
-from ansible_collections.sre.runbooks.plugins.module_utils.backup import marker as markers
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.marker import Marker
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.swap import Swap, copy_name
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql import marker as markers
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login, connect
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.marker import Marker
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
 
 from lab.data import fill

@@ -36,12 +36,14 @@ from tests.integration.backup.conftest import call_module, start_module
 from tests.integration.conftest import keys, older_server, postgresql_server, s3, server_folder
 from tests.integration.pitr.conftest import Archived, archive_disk, make_archived
 from tests.integration.restore.conftest import shops
+from tests.scenarios.backup_platform import server_place
 from tests.scenarios.conftest import dbis
+from tests.scenarios.pitr_scene import shop
 from tests.scenarios.restore_scene import made_scene
 
 __all__ = [
     "call_module", "dbis", "keys", "made_scene", "older_server", "postgresql_server", "s3", "server_folder",
-    "start_module",
+    "server_place", "shop", "start_module",
 ]
 
 RECORDS = REPOSITORY / "build" / "faults"

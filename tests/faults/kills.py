@@ -157,8 +157,15 @@ def family(pid: int) -> list[int]:
     return found
 
 
+def kill_play(scene: Scene, child: subprocess.Popen[Any]) -> None:
+    """With its modules, or alone: then they live on by themselves."""
+    for pid in family(child.pid) if scene.random.random() < 0.5 else [child.pid]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def of_play(times: int) -> Callable[[Scene], Seen]:
-    """The play itself, with its modules or alone, while the application works; its module then lives on by itself."""
+    """The play itself, while the application works."""
 
     def inject(scene: Scene) -> Seen:
         platform = scene.fixture("made_scene")
@@ -173,9 +180,7 @@ def of_play(times: int) -> Callable[[Scene], Seen]:
                 hit = False
             except subprocess.TimeoutExpired:
                 hit = True
-            for pid in family(child.pid) if scene.random.random() < 0.5 else [child.pid]:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            kill_play(scene, child)
             child.stdout.close()
             child.stderr.close()
             child.wait()

@@ -9,11 +9,13 @@ import gzip
 import os
 import shutil
 import subprocess
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.recovery import Recovery
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.workplace import Request
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
@@ -24,12 +26,15 @@ from lab.pgbackrest import STANZA
 from lab.postgresql import ENVIRONMENT
 from tests.disks import fill, require_root
 from tests.faults.fault import ARCHIVED, DONE, REFUSED, UNDONE, UNKNOWN, Fault, Seen
-from tests.faults.kills import EVERYTHING, how_long, killed, repeated
+from tests.faults.kills import EVERYTHING, how_long, kill_play, killed, repeated
 from tests.faults.scene import Scene, Staged
 from tests.integration.pitr.conftest import Archived
+from tests.scenarios.conftest import Played
+from tests.scenarios.pitr_scene import TARGET, Shop
 
 WHERE = "point in time"
 STATES = ("restored", "exchanged", "done")
+STAGE_S = 60.0
 UNTOUCHED = "nothing was begun"
 DAMAGED = ("was not restored: pgbackrest ended with exit code", "cannot be read whole: begin with an older one")
 REMOVED = "the copy beside is removed; the live cluster was not touched"
@@ -370,6 +375,38 @@ def of_module(times: int) -> Callable[[Accident], Seen]:
     return work
 
 
+def of_play(scene: Scene) -> Seen:
+    """kill -9 of the play at a random moment of each stage in which the consumer is stopped, and of the one before."""
+    shop: Shop = scene.fixture("shop")
+    shop.run("SELECT pg_sleep(1.5)")
+
+    def once(stage: str) -> Played:
+        moment = shop.run("SELECT clock_timestamp()").isoformat()
+        before = shop.run(f"SELECT count(*) FROM orders WHERE at <= '{moment}'")
+        shop.run("DELETE FROM customers")
+        command = ("database_pitr", "-e", f"to={moment}", "-e", f"approve={TARGET}")
+        child = shop.begin(*command)
+        assert machine.wait_for(lambda: shop.position() == stage, STAGE_S), stage
+        time.sleep(scene.random.uniform(0.0, 0.5))
+        kill_play(scene, child)
+        child.wait()
+        # While the folders are exchanged nobody gets in, who could see half of anything.
+        with contextlib.suppress(RunbookError, psycopg.OperationalError):
+            assert shop.run("SELECT count(*) FROM customers") in (0, 500), stage
+        played = shop.play(*command)
+        assert played.returncode == 0, played.output
+        assert shop.position() == "done"
+        assert shop.run("SELECT count(*) FROM customers") == 500
+        assert shop.run(f"SELECT count(*) FROM orders WHERE at <= '{moment}'") == before
+        assert shop.answers(), "the consumer works again, and nobody keeps its lock"
+        assert not shop.locks()
+        return played
+
+    played = [once(stage) for stage in ("restoring", "exchanging", "opening", "opened")]
+    assert all(f"{TARGET}: DONE." in one.output for one in played)
+    return Seen(DONE, f"{TARGET}: DONE.", times=len(played))
+
+
 def row(
     name: str, work: Callable[[Accident], Seen], expected: str, words: tuple[str, ...], undone: str, *, ci: bool = False
 ) -> Fault:
@@ -422,6 +459,7 @@ FAULTS: tuple[Fault, ...] = (
         ("accepts writes, which going back would lose", "A person must decide that"), "the restored cluster stays"),
     row("kill -9 of the module that recovers", of_module(8 if EVERYTHING else 1), DONE, ("is restored",),
         "the same command at once ends well"),
+    Fault("kill -9 of the play that recovers", WHERE, of_play, DONE, ("DONE",), "the same command at once ends well"),
     # Last: the WAL has these values from then on.
     row("max_connections was raised since the base backup", limits("45"), DONE, ("is restored",),
         "the replay gets as much as the live server has"),

@@ -18,8 +18,8 @@ import psycopg
 import pytest
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.folder import TargetFolder
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.marker import split
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login, connect
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.marker import split
 
 from tests.scenarios.conftest import Platform, Played
 

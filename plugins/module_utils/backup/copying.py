@@ -23,7 +23,6 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup import (
     preflight,
     replay,
 )
-from ansible_collections.sre.runbooks.plugins.module_utils.backup import marker as markers
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import Backup, pick
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.filling import Filling
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.properties import Properties
@@ -46,6 +45,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.swap import (
     Swap,
     copy_name,
 )
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql import marker as markers
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.client_tools import find_client_tools
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import (
     Login,

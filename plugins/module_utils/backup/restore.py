@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.sre.runbooks.plugins.module_utils.backup import content, export, load, preflight
-from ansible_collections.sre.runbooks.plugins.module_utils.backup import marker as markers
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import Backup, pick
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.filling import Filling
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.losses import losses, losses_of_going_back
@@ -37,6 +36,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import
     BAD,
     height,
 )
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql import marker as markers
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.client_tools import find_client_tools
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import (
     Login,

@@ -10,9 +10,9 @@ import secrets
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.sre.runbooks.plugins.module_utils.backup import marker
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.load import create_database
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql import marker
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import (
     Login,
     connect,

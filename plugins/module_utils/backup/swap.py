@@ -16,8 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from ansible_collections.sre.runbooks.plugins.module_utils.backup import marker as markers
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.marker import Marker
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql import marker as markers
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import (
     APPLICATION_NAME,
     Login,
@@ -25,6 +24,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection
     identifier,
     shorten,
 )
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.marker import Marker
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
 

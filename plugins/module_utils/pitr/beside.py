@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr import application
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.cluster import read_log
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.survey import REPLAYED_WAL_BYTES, Live, read_passwords
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.target import Target
@@ -24,10 +25,6 @@ from ansible_collections.sre.runbooks.plugins.module_utils.run.words import size
 
 if TYPE_CHECKING:
     import psycopg
-
-with contextlib.suppress(ImportError):  # connect() tells the operator
-    from psycopg.errors import LockNotAvailable
-    from psycopg.rows import tuple_row
 
 POLL_S = 0.05
 STARTS_S = 2.0
@@ -50,8 +47,6 @@ DATABASES = """
 SELECT datname AS name, pg_database_size(oid) AS bytes FROM pg_database
 WHERE datallowconn AND NOT datistemplate ORDER BY 1
 """
-
-LOCK_WAIT = "SET lock_timeout = '5s'"
 
 
 class Beside:
@@ -112,7 +107,7 @@ class Beside:
             )
         return {"config_file": str(found)}
 
-    def wait_reached(self, target: Target) -> dict[str, Any]:
+    def wait_reached(self, target: Target) -> None:
         """Until the replay stands at the target.
 
         Raises:
@@ -123,7 +118,7 @@ class Beside:
         while True:
             lines = read_log(self.places.log)
             if any(PAUSED in line for line in lines) and self.work.beside.status() == "ready":
-                return self.reached(target)
+                return
             if larger := {match[1]: match[2] for line in lines if (match := TOO_SMALL.search(line))}:
                 # Larger for a while between the backup and the target: the replay would wait here for ever.
                 self.work.beside.stop(self.request.stop_timeout_s)
@@ -199,37 +194,24 @@ class Beside:
                 database["tables"] = row["n"]
         return databases
 
-    def application_notes(self) -> list[str]:
-        """Ask the owner's own check at the target.
-
-        A replay that stands just before the commit of a DROP TABLE holds that transaction's lock on the table until it
-        is promoted, and so nobody can read it before.
-
-        Returns:
-            A sentence where the check could not be asked for that; nothing where it passed.
+    def ask_owner(self) -> str:
+        """Ask the owner's own check at the target; see application.ask.
 
         Raises:
-            RunbookError: it did not pass.
+            RunbookError: it did not pass, or a drill could not ask it.
         """
-        if not self.request.application_check:
-            return []
-        # By place: an owner's columns need no names of their own.
-        with self.ask(self.request.database) as connection, connection.cursor(row_factory=tuple_row) as cursor:
-            cursor.execute(LOCK_WAIT)
-            try:
-                answer = cursor.execute(self.request.application_check.encode()).fetchone()
-            except LockNotAvailable:
-                return [
-                    "The owner's own check could not be asked: the transaction before whose end the cluster stands "
-                    "locks what it reads, until the exchange. Nor can you look at that before."
-                ]
-        if not answer or answer[0] is not True:
+        request = self.request
+        asked = application.ask(
+            self._login(request.database), request.application_check, "at the target",
+            "Look into the restored cluster, and choose another target. The live one was not touched.",
+        )
+        if asked == application.NOT_ASKED and request.drill:
             raise RunbookError(
-                f"The owner's own check of {self.request.database!r} did not pass at the target: "
-                f"{answer[1] if answer and len(answer) > 1 else 'it said no more'}.",
-                "Look into the restored cluster, and choose another target. The live one was not touched.",
+                f"The owner's own check of {request.database!r} could not be asked at the target, so it is not proven: "
+                "the transaction before whose end the cluster stands locks what it reads.",
+                "Give the drill a target a moment earlier or later.",
             )
-        return []
+        return asked
 
     def password_notes(self, live: Live | None) -> list[str]:
         """Passwords are as at the target: who has got a new one since will be refused with it."""

@@ -10,6 +10,7 @@ import shlex
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from ansible_collections.sre.runbooks.plugins.module_utils.run import process
@@ -183,6 +184,13 @@ class Cluster:
         if self.in_recovery() or self.status() != "ready":
             return False
         return self.control_data()["Database cluster state"] == "in production"
+
+    def stopped_at(self) -> datetime | None:
+        """When the server in this folder wrote its last and was shut down; None when it runs, or was killed."""
+        if self.control_data()["Database cluster state"] != "shut down":
+            return None
+        # Nobody writes the file after that, and to rename the folder does not touch it.
+        return datetime.fromtimestamp((self.data / "global" / "pg_control").stat().st_mtime, UTC)
 
     def reload(self) -> None:
         """Have the server read its configuration again."""

@@ -50,6 +50,8 @@ class Position:
     # Of an undo: the folder that the restored cluster gets.
     abandoned: str = ""
     new_backup: str = ""
+    # What came of the owner's own check; see application.py. Empty before it was asked.
+    application_check: str = ""
     # Lines that the exchange added to postgresql.auto.conf, and that go when the restored cluster is promoted.
     added: tuple[str, ...] = ()
     # A drill's copy: the next drill removes it, and nobody exchanges it.

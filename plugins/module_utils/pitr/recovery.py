@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr import application, window
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr import position as at
-from ansible_collections.sre.runbooks.plugins.module_utils.pitr import window
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.beside import Beside
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.exchange import Exchange
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.position import Places, Position
@@ -44,6 +44,11 @@ UNDER_WAY = (at.EXCHANGING, at.OPENING, at.OPENED, at.UNDOING)
 # Of a position what nobody outside needs.
 INTERNAL = ("before", "added")
 UNDO = "sre.runbooks.database_pitr_undo"
+MEND_AND_REPEAT = "Nothing was changed. Mend that, then run the same command again."
+NOT_ASKED_YET = (
+    "The owner's own check could not be asked: the transaction before whose end the cluster stands locks what it "
+    "reads, until the exchange. Nor can you look at that before. It is asked then, before the recovery is done."
+)
 
 
 @dataclass
@@ -140,7 +145,7 @@ class Recovery:
         if not self.request.drill:
             problems += swaps_under_way(live)
         if problems:
-            raise RunbookError(" ".join(problems), "Nothing was changed.", problems=problems)
+            raise RunbookError(" ".join(problems), MEND_AND_REPEAT, problems=problems)
         now = datetime.now(UTC)
         chosen = situation.choose(target, self.request.backup or None, now=now, live_goes_on=True)
         needed, free, problem = disk_problem(chosen, situation.segment_size, self.places.data.parent)
@@ -152,8 +157,7 @@ class Recovery:
             raise RunbookError(problem, "Make room there, then run the same command again.", needed=needed, free=free)
         self.result.values.update(
             target=target.as_dict(), backup=chosen.base.as_dict(), needed_bytes=needed, free_bytes=free,
-            losses=window.losses(target, None if live else chosen.newest_at, now if live else chosen.newest_at or now),
-            lost_seconds=_lost_seconds(target, now if live else chosen.newest_at),
+            **_losses(target, now if live else chosen.newest_at),
             sessions=live.facts["sessions"] if live else None, notes=(live.notes() if live else [
                 "The live server does not run: what it had not archived cannot be recovered."
             ]) + ([
@@ -161,8 +165,7 @@ class Recovery:
             ] if chosen.gaps else []),
         )
         if same and position.state == at.RESTORED and self.beside.status() == "ready":
-            self.result.values["reached"] = self.copy.reached(target)
-            self.result.values["databases"] = self.copy.prove(position.system_identifier)
+            self._look(position, target, live)
             return
         if live:
             self.result.plan.add(
@@ -176,12 +179,15 @@ class Recovery:
             "open it read-only", where, before="stopped", after=f"port {self.request.port}, own socket"
         )
         if not self.check:
-            self._fill(position, target, chosen, situation, same=same)
+            position = self._fill(position, target, chosen, situation, same=same)
+            self._look(position, target, live)
+            # The live cluster was written to all the while.
+            self.result.values.update(_losses(target, datetime.now(UTC) if live else chosen.newest_at))
 
     def _fill(
         self, position: Position, target: Target, chosen: window.Reach, situation: Situation, *, same: bool
-    ) -> None:
-        """Restore, replay to the target, prove it."""
+    ) -> Position:
+        """Restore, and replay to the target."""
         live, timeline = situation.live, situation.timeline
         if live:
             self.progress.say("archiving what was written until now")
@@ -208,10 +214,18 @@ class Recovery:
                 self._ticks(chosen.base.bytes), delta=delta,
             )
         self.copy.open(live)
-        self.result.values["reached"] = self.copy.wait_reached(target)
-        self.result.values["databases"] = self.copy.prove(position.system_identifier)
-        self.result.values["notes"] += self.copy.application_notes() + self.copy.password_notes(live)
-        self.places.write(position, state=at.RESTORED, port=self.request.port)
+        self.copy.wait_reached(target)
+        return position
+
+    def _look(self, position: Position, target: Target, live: Live | None) -> None:
+        """Prove what stands beside; whoever looks once more sees the same."""
+        values = self.result.values
+        values["reached"] = self.copy.reached(target)
+        values["databases"] = self.copy.prove(position.system_identifier)
+        values["application_check"] = asked = self.copy.ask_owner()
+        values["notes"] += ([NOT_ASKED_YET] if asked == application.NOT_ASKED else []) + self.copy.password_notes(live)
+        if not self.check:
+            self.places.write(position, state=at.RESTORED, port=self.request.port, application_check=asked)
 
     # -- exchanged ---------------------------------------------------------------------------------------------------
 
@@ -219,6 +233,7 @@ class Recovery:
         """The restored cluster is live: the only time in which nobody can connect."""
         position = self._ahead(position, at.RESTORED)
         if position.state in (at.OPENED, at.DONE):
+            self._count_losses(position)
             return
         if position.state not in (at.RESTORED, at.EXCHANGING, at.OPENING):
             raise RunbookError(
@@ -255,10 +270,17 @@ class Recovery:
                 ) from error
             raise
         position = self.exchange.configure_as_before(self.places.write(position, state=at.OPENED))
+        self._count_losses(position)
         self.result.values.update(
             exchange_seconds=round(time.monotonic() - started, 3), retired=position.kept, until=position.until,
             timeline=self._timeline(),
         )
+
+    def _count_losses(self, position: Position) -> None:
+        """Nobody could write to the old cluster after it was stopped: what is lost is known now."""
+        kept = Path(position.kept)
+        if position.kept and kept.is_dir() and (stopped_at := self.work.at(kept).stopped_at()):
+            self.result.values.update(_losses(Target(**(position.target or {})), stopped_at))
 
     # -- done --------------------------------------------------------------------------------------------------------
 
@@ -266,6 +288,7 @@ class Recovery:
         """The new timeline has a base backup of its own, which pgBackRest has read back."""
         position = self._ahead(position, at.OPENED)
         if position.state == at.DONE:
+            self.result.values["application_check"] = position.application_check
             return
         if position.state != at.OPENED:
             raise RunbookError(
@@ -277,7 +300,7 @@ class Recovery:
         if self.check:
             return
         # A call that was killed may have left this to do.
-        position = self.exchange.configure_as_before(position)
+        position = self._ask_owner(self.exchange.configure_as_before(position))
         timeline, segment_size = self._timeline(), segment_size_of(self.live.control_data())
         base = self._newest_base(timeline, segment_size)
         if base is None:
@@ -306,7 +329,27 @@ class Recovery:
         self.places.write(position, state=at.DONE, new_backup=base.label)
         self.result.values.update(
             new_backup=base.as_dict(), timeline=timeline, notes=notes, retired=position.kept, until=position.until,
+            application_check=position.application_check,
         )
+
+    def _ask_owner(self, position: Position) -> Position:
+        """Ask the owner's own check where it could not be asked beside; first, while little was written since.
+
+        Raises:
+            RunbookError: it did not pass, or cannot be asked even now.
+        """
+        if position.application_check == application.PASSED:
+            return position
+        request = self.request
+        login = request.login.at(request.database)
+        hint = f"The recovered cluster is live. Mend that and run the same command again, or go back with {UNDO}."
+        asked = application.ask(login, request.application_check, "in the recovered cluster, which is live", hint)
+        if asked == application.NOT_ASKED:
+            raise RunbookError(
+                f"The owner's own check of {request.database!r} could not be asked: somebody locks what it reads.",
+                hint,
+            )
+        return self.places.write(position, application_check=asked)
 
     def _newest_base(self, timeline: int, segment_size: int) -> window.Base | None:
         bases = self.repository.bases(segment_size)
@@ -425,7 +468,7 @@ class Recovery:
             )
         problems = swaps_under_way(read_live(request.login, self.live))
         if problems:
-            raise RunbookError(" ".join(problems), "Nothing was changed.", problems=problems)
+            raise RunbookError(" ".join(problems), MEND_AND_REPEAT, problems=problems)
 
     def _ahead(self, position: Position, state: str) -> Position:
         """In check mode the state that the calls before this one would have reached; else what it is."""
@@ -479,10 +522,12 @@ def _patient(describe: Callable[[], str]) -> str:
     return "restoring"
 
 
-def _lost_seconds(target: Target, until: datetime | None) -> float | None:
-    if target.moment is None or until is None:
-        return None
-    return round(max(0.0, (until - target.moment).total_seconds()), 3)
+def _losses(target: Target, until: datetime | None) -> dict[str, Any]:
+    """What is lost of what was written until a moment, as a sentence and as a figure."""
+    seconds = None
+    if target.moment is not None and until is not None:
+        seconds = round(max(0.0, (until - target.moment).total_seconds()), 3)
+    return {"losses": window.losses(target, until or datetime.now(UTC)), "lost_seconds": seconds}
 
 
 def _told(one: window.Reach, segment_size: int) -> dict[str, Any]:

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.sre.runbooks.plugins.module_utils.backup import marker
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.cluster import FIRST_PROCESS, Cluster
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.position import Places
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.window import Reach
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql import marker
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import (
     Login,
     connect,
@@ -41,6 +41,10 @@ POLL_S = 0.05
 SWAPPING = (marker.RESTORING, marker.PREPARED, marker.CLOSED, marker.EXCHANGED, marker.OPENED)
 IDENTIFIER = "SELECT system_identifier::text AS id FROM pg_control_system()"
 ANSWERS_S = 10.0
+WITHOUT_TABLESPACES = (
+    "Restore the database from its backup (sre.runbooks.database_restore), or move what is in them to pg_default and "
+    "drop them."
+)
 SEGMENT_NAME = re.compile(r"[0-9A-F]{24}")
 FACTS = """
 SELECT system_identifier::text AS system_identifier, pg_is_in_recovery() AS standby,
@@ -182,7 +186,7 @@ def problems_of(cluster: Cluster, places: Places, live: Live | None) -> list[str
     data = cluster.data
     if data.is_symlink():
         found.append(f"{data} is a link; give the folder that it leads to.")
-    if os.path.ismount(data):
+    if _is_mount_point(data):
         found.append(f"{data} is a mount point, which cannot be renamed: have the data one folder below it.")
     if cluster.pid() == FIRST_PROCESS:
         found.append(
@@ -197,7 +201,7 @@ def problems_of(cluster: Cluster, places: Places, live: Live | None) -> list[str
     if os.geteuid() not in (0, owner):
         found.append(f"{data} belongs to user {owner}, and this runs as {os.geteuid()}: become that user, or root.")
     elif owner == 0:
-        found.append(f"{data} belongs to root, as whom PostgreSQL refuses to run.")
+        found.append(f"{data} belongs to root, as whom PostgreSQL refuses to run: give it to the server's user.")
     elif not os.access(data.parent, os.W_OK):
         found.append(
             f"{data.parent} cannot be written, and the restored cluster must stand beside the live one: run this as "
@@ -211,13 +215,22 @@ def problems_of(cluster: Cluster, places: Places, live: Live | None) -> list[str
         if live.facts["tablespaces"]:
             found.append(
                 f"Tablespaces are not served yet, and there are {', '.join(live.facts['tablespaces'])}: two clusters "
-                "must not share their folders."
+                f"must not share their folders. {WITHOUT_TABLESPACES}"
             )
         if not live.archives:
             found.append("The server does not archive: archive_mode is off. Set it to on, and restart the server.")
     elif any((data / "pg_tblspc").iterdir()):
-        found.append("Tablespaces are not served yet, and pg_tblspc is not empty.")
+        found.append(f"Tablespaces are not served yet, and pg_tblspc is not empty. {WITHOUT_TABLESPACES}")
     return found
+
+
+def _is_mount_point(folder: Path) -> bool:
+    """Also where a folder of the same disk is bound, which os.path.ismount does not see."""
+    name = str(folder.parent.resolve() / folder.name)
+    for character in "\\ \t\n":
+        name = name.replace(character, f"\\{ord(character):03o}")
+    mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    return os.path.ismount(folder) or name in (line.split(" ")[4] for line in mounts)
 
 
 def disk_problem(chosen: Reach, segment_size: int, beside: Path) -> tuple[int, int, str]:

@@ -262,14 +262,13 @@ def require_in_history(target: Target, recovered: Mapping[str, Any] | None) -> N
         recovered = recovered["before"]
 
 
-def losses(target: Target, newest_at: datetime | None, now: datetime) -> str:
-    """What a recovery gives and takes, as a sentence for the operator."""
+def losses(target: Target, until: datetime) -> str:
+    """What a recovery gives and takes of what was written until a moment, as a sentence for the operator."""
     moment = target.moment
     if moment is None:
         return f"you will get data up to {target}; everything written after it is lost, for how long is unknown"
-    until = f"you will get data up to {utc_text(moment)}{' (exclusive)' if target.exclusive else ''}"
-    end = max(filter(None, (newest_at, now)))
-    return f"{until}, losing {about(max(0.0, (end - moment).total_seconds()))} of writes"
+    given = f"you will get data up to {utc_text(moment)}{' (exclusive)' if target.exclusive else ''}"
+    return f"{given}, losing {about(max(0.0, (until - moment).total_seconds()))} of writes"
 
 
 def require_reached(one: Reach, target: Target, *, live_goes_on: bool, now: datetime, lsn: str | None = None) -> None:

@@ -69,8 +69,12 @@ class Workplace:
         status = there.stat()
         self.owner = (status.st_uid, status.st_gid) if os.geteuid() == 0 else None
         self.repository = Repository(request.config, request.stanza, self.owner, request.processes, request.timeout_s)
-        self.live = Cluster(self.places.data, programs, self.owner, progress)
-        self.beside = Cluster(self.places.restoring, programs, self.owner, progress)
+        self._programs = programs
+        self.live, self.beside = self.at(self.places.data), self.at(self.places.restoring)
+
+    def at(self, folder: Path) -> Cluster:
+        """The cluster in one of the folders."""
+        return Cluster(folder, self._programs, self.owner, self.progress)
 
     @contextlib.contextmanager
     def as_owner(self) -> Iterator[None]:

@@ -11,12 +11,13 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from ansible_collections.sre.runbooks.plugins.module_utils.backup import marker
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql import marker
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import connect
 
 from lab import machine
@@ -147,6 +148,55 @@ def test_the_copy_beside_can_do_nothing_and_whose_password_was_changed_since_is_
     archived.run("DROP ROLE late")
 
 
+def test_a_check_that_a_lock_keeps_out_is_asked_before_the_recovery_is_done(archived: Archived) -> None:
+    """A86 ⚠: just before the end of a DROP TABLE nobody can read the table; not asked is not passed."""
+    archived.run("CREATE TABLE sales AS SELECT 1 AS id")
+    with connect(archived.server.login, "tests", autocommit=False) as dropping:
+        dropping.execute("DROP TABLE sales")
+        accident = dropping.execute("SELECT pg_current_xact_id()::text AS id").fetchone()["id"]
+        dropping.commit()
+    given = {
+        "target": accident, "target_kind": "transaction", "exclusive": True, "backup": archived.base,
+        "application_check": "SELECT count(*) = 1, 'a row of ' || count(*) FROM sales",
+    }
+    drilled = archived.reach("restored", drill=True, **given)
+    assert "could not be asked at the target, so it is not proven" in drilled["msg"], drilled
+    assert "a target a moment earlier or later" in drilled["msg"]
+    archived.done("undone", drill=True)
+
+    for looks in (archived.done("restored", **given), archived.done("restored", **given)):
+        assert looks["application_check"] == "not asked"
+        assert "It is asked then, before the recovery is done" in " ".join(looks["notes"]), "and on a second look"
+    archived.done("exchanged", **given)
+    failed = archived.reach("done", **{**given, "application_check": "SELECT count(*) = 2, 'too few' FROM sales"})
+    assert "did not pass in the recovered cluster, which is live: too few" in failed["msg"], failed
+    assert "go back with sre.runbooks.database_pitr_undo" in failed["msg"]
+    with connect(archived.server.login, "tests", autocommit=False) as migrating:
+        migrating.execute("LOCK TABLE sales")
+        locked = archived.reach("done", **given)
+    assert "could not be asked: somebody locks what it reads" in locked["msg"], locked
+    assert archived.info()["position"]["state"] == "opened"
+    assert archived.done("done", **given)["application_check"] == "passed"
+    assert archived.done("done", **given)["application_check"] == "passed"
+
+
+def test_what_is_lost_is_counted_to_the_moment_when_the_live_server_was_stopped(archived: Archived) -> None:
+    """A86 ⚠: consumers write on while a cluster is restored and looked at."""
+    moment = datetime.fromisoformat(archived.moment)
+
+    def since() -> float:
+        return (datetime.fromisoformat(archived.now()) - moment).total_seconds()
+
+    looked = archived.done("restored", check_mode=True)
+    restored = archived.done("restored")
+    assert looked["lost_seconds"] < restored["lost_seconds"] < since(), "until it stood there"
+    archived.run("SELECT pg_sleep(0.5)")
+    written = since()
+    exchanged = archived.done("exchanged")
+    assert written < exchanged["lost_seconds"] < since()
+    assert archived.done("exchanged")["lost_seconds"] == exchanged["lost_seconds"], "after a kill too"
+
+
 def test_a_server_that_is_down_is_recovered_from_what_it_had_archived(archived: Archived) -> None:
     """A86 ⚠: the commonest reason to recover is a server that does not start any more."""
     archived.archive()
@@ -240,7 +290,7 @@ def test_the_repository_of_another_cluster_is_refused(archived: Archived, strang
     assert "is no data directory" in served["msg"], served
 
 
-def test_too_little_disk_is_refused_and_a_disk_that_fills_is_said(archived: Archived) -> None:
+def test_too_little_disk_is_refused_before_anything_is_made(archived: Archived) -> None:
     """A86 ⚠: what is needed and what is free, before anything is made."""
     require_root()
     ballast = fill(archived.server.folder, 8 << 20)

@@ -16,12 +16,12 @@ from typing import Any
 
 import psycopg
 import pytest
-from ansible_collections.sre.runbooks.plugins.module_utils.backup import marker as markers
 from ansible_collections.sre.runbooks.plugins.module_utils.backup import preflight
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.losses import read_written
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest, write_manifest
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.properties import read_properties
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.swap import Swap
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql import marker as markers
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import connect, identifier
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from ansible_collections.sre.runbooks.plugins.module_utils.backup import marker, scanner
+from ansible_collections.sre.runbooks.plugins.module_utils.backup import scanner
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.archive import (
     Entry,
     hash_and_inflate,
@@ -44,6 +44,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.scanner import
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.scratch import is_leftover, scratch_name
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import Verdict, append_verdict
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verify import verdict_of_restore_error
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql import marker
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.words import size as size_words
 from hypothesis import given

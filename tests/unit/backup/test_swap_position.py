@@ -7,10 +7,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from ansible_collections.sre.runbooks.plugins.module_utils.backup import marker as markers
 from ansible_collections.sre.runbooks.plugins.module_utils.backup import swap
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.marker import Marker, join, split
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.swap import copy_name, read_position, retired_name
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql import marker as markers
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.marker import Marker, join, split
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from hypothesis import given
 from hypothesis import strategies as st

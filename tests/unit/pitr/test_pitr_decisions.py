@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from ansible_collections.sre.runbooks.plugins.module_utils.backup import marker
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr import position as at
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.exchange import without_added
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.position import Places, Position
@@ -29,6 +28,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.pitr.window import (
     require_in_history,
     require_reached,
 )
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql import marker
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
 from hypothesis import given
@@ -195,7 +195,7 @@ def test_time_after_the_newest_wal_says_how_much_less_would_come() -> None:
     require_reached(found, at_time(minute(10)), live_goes_on=True, now=minute(60))
     with pytest.raises(RunbookError, match="in the future"):
         require_reached(found, at_time(minute(61)), live_goes_on=True, now=minute(60))
-    assert losses(at_time(minute(10)), None, minute(40)).endswith("losing 30 minutes of writes")
+    assert losses(at_time(minute(10)), minute(40)).endswith("losing 30 minutes of writes")
 
 
 @pytest.mark.parametrize(("place", "present", "live", "told"), [
