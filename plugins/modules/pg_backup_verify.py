@@ -98,7 +98,7 @@ message:
   description: The verdict in words, with the next step.
   returned: always
   type: str
-  sample: The backup 20261121T021500Z-3fa9 of orders-db is good up to the rung content; a recovery takes 38.9 s.
+  sample: The backup 20261121T021500Z-3fa9 of orders-db is good up to the rung content. A recovery takes 38.9 s.
 verdict:
   description: The verdict as it stands in C(verdicts.jsonl).
   returned: when not in check mode
@@ -109,8 +109,11 @@ verdict:
     proven_at: "2026-11-21T03:00:41.120Z"
     backup_id: 20261121T021500Z-3fa9
     rungs: [{name: bytes, passed: true, detail: "14 files, 402.1 MB", duration_s: 1.2}]
+    fetch_s: 0.0
 recovery_seconds:
-  description: What the restore took, with the proofs after it. Null when it did not come so far.
+  description:
+    - What a recovery took, in seconds; fetching and decrypting the files of a store that is not read in place, the
+      restore, and the proofs after it. Null when it did not come so far.
   returned: when not in check mode
   type: float
   sample: 38.9
@@ -145,13 +148,13 @@ from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.plan import Plan
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import duration
 
 NEXT = {
     "corrupt": "Make a new backup now with the playbook sre.runbooks.database_backup, and look at the store's disk.",
     "incomplete": "Make a new backup now with the playbook sre.runbooks.database_backup, and find who removed files.",
     "unverifiable": "Mend what is named, then start this again; nothing is said about the backup itself.",
 }
-RECOVERY = ("restore", "content", "application")
 
 
 def choose(place: TargetStore, backup_id: str | None) -> Backup:
@@ -172,15 +175,22 @@ def drill_of(arguments: dict[str, Any]) -> Drill:
     )
 
 
-def sentence_of(target: str, verdict: Verdict, recovery_seconds: float | None) -> str:
+def sentence_of(target: str, verdict: Verdict) -> str:
     """The verdict in words, with the next step."""
     if verdict.verdict == GOOD:
-        took = "" if recovery_seconds is None else f"; a recovery takes {recovery_seconds} s"
-        return f"The backup {verdict.backup_id} of {target} is good up to the rung {verdict.rung}{took}."
+        return f"The backup {verdict.backup_id} of {target} is good up to the rung {verdict.rung}."
     return (
         f"The backup {verdict.backup_id} of {target} is {verdict.verdict} (highest rung passed:"
         f" {verdict.rung or 'none'}): {verdict.rungs[-1].detail.rstrip('.')}. {NEXT[verdict.verdict]}"
     )
+
+
+def recovery_of(verdict: Verdict) -> str:
+    """How long a recovery takes, in words; empty where that is not known, or nobody should recover from the backup."""
+    if verdict.verdict != GOOD or verdict.recovery_s is None:
+        return ""
+    fetched = f", {duration(verdict.fetch_s)} of it to fetch the files" if verdict.fetch_s else ""
+    return f" A recovery takes {duration(verdict.recovery_s)}{fetched}."
 
 
 def main() -> None:
@@ -218,12 +228,10 @@ def main() -> None:
                 place, backup.backup_id, drill_of(arguments), Progress(arguments["progress_file"])
             )
             verdict = verification.run()
-            took = [rung.duration_s for rung in verdict.rungs if rung.name in RECOVERY and rung.passed]
             manifest = verification.manifest
-            recovery = round(sum(took), 3) if took else None
             result |= {
-                "verdict": verdict.as_dict(), "notes": verification.notes, "recovery_seconds": recovery,
-                "message": sentence_of(place.target, verdict, recovery),
+                "verdict": verdict.as_dict(), "notes": verification.notes, "recovery_seconds": verdict.recovery_s,
+                "message": sentence_of(place.target, verdict) + recovery_of(verdict),
                 "taken_at": manifest.snapshot.taken_at if manifest else None,
                 "newest_row_at": manifest.newest_row_at if manifest else None,
             }

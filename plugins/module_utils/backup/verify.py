@@ -129,6 +129,7 @@ class Verification:
         self._scanner = Scanner(Path(), [], False, 0)
         self._missing_key = ""
         self._read = False
+        self._fetch_s = 0.0
         self.notes: list[str] = []
         self.manifest: Manifest | None = None
 
@@ -144,7 +145,7 @@ class Verification:
             except FindingError as finding:
                 verdict = finding.verdict
         passed = [rung.name for rung in self._rungs if rung.passed]
-        result = Verdict(verdict, passed[-1] if passed else None, now(), backup_id, self._rungs)
+        result = Verdict(verdict, passed[-1] if passed else None, now(), backup_id, self._rungs, self._fetch_s)
         try:
             self._store.add_verdict(result)
         except OSError as error:
@@ -240,9 +241,12 @@ class Verification:
     def _have_plain(self, manifest: Manifest) -> bool:
         """Have the plain files in a folder; False when only the stored ones can be, and need be, proven."""
         store, jobs = self._store, self._drill.jobs
+        is_in_place = store.is_in_place and not manifest.encryption
         try:
-            if self._reaches("archive") or (store.is_in_place and not manifest.encryption):
+            if self._reaches("archive") or is_in_place:
+                started = time.monotonic()
                 self._folder = self._stack.enter_context(store.plain(manifest, jobs, self._progress))
+                self._fetch_s = 0.0 if is_in_place else round(time.monotonic() - started, 3)
                 return True
         except KeyMissingError as error:
             self._missing_key = (

@@ -82,6 +82,7 @@ def test_a_whole_backup_is_good_up_to_each_rung(
     assert read_verdicts(folder)[-1].as_dict() == result["verdict"]
     assert left(scratch_server) == []
     assert (result["recovery_seconds"] is None) == (rung in ("bytes", "archive"))
+    assert result["verdict"]["fetch_s"] == 0, "it is read where it lies"
 
 
 def flip(path: Path, position: int) -> None:

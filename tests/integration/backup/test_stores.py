@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.arguments import place_of, store_spec
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.restore import Request, Restore
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.s3 import Bucket
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetStore
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import Verdict
@@ -137,6 +138,20 @@ def test_what_leaves_for_a_store_comes_back_whole_and_nothing_plain_is_left(kept
     assert listed["rung"] == "content"
     assert listed["total_bytes"] == made["backup"]["total_bytes"]
     assert listed["taken_at"] == made["backup"]["taken_at"]
+
+
+def test_a_recovery_is_as_long_as_its_fetching_and_its_restore(kept: Kept) -> None:
+    """B45 ⚠: three hours of fetching are hours in which nobody works; a restore is told what its drill took."""
+    kept.backup()
+    proof = kept.verify()
+    fetch_s, rungs = proof["verdict"]["fetch_s"], {rung["name"]: rung["duration_s"] for rung in proof["verdict"]["rungs"]}
+    assert 0 < fetch_s < rungs["bytes"]
+    assert proof["recovery_seconds"] == pytest.approx(fetch_s + rungs["restore"] + rungs["content"], abs=0.002)
+    assert "of it to fetch the files" in proof["message"]
+    login, database = kept.login.at("postgres"), kept.login.database
+    request = Request(login, database, "a run", kept.place, free_bytes=1 << 40, bin_directory=str(bin_directory()))
+    found = Restore(request, Progress(), check=True).reach("prepared").values["backup"]
+    assert found["drill_seconds"] == pytest.approx(proof["recovery_seconds"], abs=0.1)
 
 
 def test_the_store_has_nothing_that_can_be_read_without_a_key(kept: Kept) -> None:
