@@ -58,7 +58,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 backups:
-  description: All backups, oldest first.
+  description:
+    - All backups, oldest first. C(rung) is how high one is proven and C(proven_at) when it was, null where it is not;
+      C(verdict) is the last one, which may be another.
   returned: always
   type: list
   elements: dict
@@ -98,7 +100,7 @@ listing:
   returned: always
   type: list
   elements: str
-  sample: ["20261121T021500Z-3fa9  1 h old, 402.1 MB, proven to content"]
+  sample: ["20261121T021500Z-3fa9  69 minutes old, 402.1 MB, proven to content on 2026-11-21"]
 problems:
   description: What is wrong, each a sentence with the next step. Empty when every one of RV(checks) is ok.
   returned: always
@@ -137,12 +139,12 @@ heading:
   description: The heading of the table that RV(line) belongs to.
   returned: always
   type: str
-  sample: "target                   newest backup                 age       size  proven       backups  a restore takes"
+  sample: "target                   newest backup                 age       size  proven                 backups  a restore takes"
 line:
   description: The newest backup, and the one that a restore takes, in one line.
   returned: always
   type: str
-  sample: "orders-db                20261121T021500Z-3fa9  69 minutes   402.1 MB  archive           12  the newest"
+  sample: "orders-db                20261121T021500Z-3fa9  69 minutes   402.1 MB  archive 2026-11-21          12  the newest"
 """
 
 from datetime import UTC, datetime  # noqa: I001

@@ -17,7 +17,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.scanner import FindingError, compare_names
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import RESERVE_BYTES, TargetStore, left_after
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import BAD, GOOD, Rung, Verdict, proven_rung
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import GOOD, Rung, Verdict, disproof, proven_rung
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.moments import now
 from ansible_collections.sre.runbooks.plugins.module_utils.run.plan import Plan
@@ -119,10 +119,9 @@ def _look_for_copy(destination: TargetStore, manifest: Manifest) -> tuple[Manife
             f" {manifest.snapshot.taken_at}.",
             "Nothing there is overwritten: find out who wrote it before you remove one of the two.",
         )
-    if verdicts and verdicts[-1].verdict in BAD:
+    if found := disproof(verdicts):
         raise RunbookError(
-            f"{destination.at(backup_id)} is there already and was found {verdicts[-1].verdict} at"
-            f" {verdicts[-1].proven_at}.",
+            f"{destination.at(backup_id)} is there already and was found {found.verdict} at {found.proven_at}.",
             "Nothing there is overwritten: look at that store, remove the damaged copy by hand, then copy it again.",
         )
     return there, proven_rung(verdicts)
