@@ -139,12 +139,14 @@ heading:
   description: The heading of the table that RV(line) belongs to.
   returned: always
   type: str
-  sample: "target                   newest backup                 age       size  proven                 backups  a restore takes"
+  sample: "target                   newest backup                 age       size  proven                 backups\
+    \  a restore takes"
 line:
   description: The newest backup, and the one that a restore takes, in one line.
   returned: always
   type: str
-  sample: "orders-db                20261121T021500Z-3fa9  69 minutes   402.1 MB  archive 2026-11-21          12  the newest"
+  sample: "orders-db                20261121T021500Z-3fa9  69 minutes   402.1 MB  archive 2026-11-21          12\
+    \  the newest"
 """
 
 from datetime import UTC, datetime  # noqa: I001

@@ -400,7 +400,11 @@ class Restore:
         kept = self._kept(position)
         self.result.values["retired"] = kept.name
         if position.live is None or kept.marker is None:
-            raise RunbookError(f"There is no live database {name!r} to exchange {kept.name!r} for.")
+            raise RunbookError(
+                f"There is no live database {name!r} to exchange {kept.name!r} for.",
+                f"Look at who dropped or renamed it. To let {kept.name!r} be {name!r} again, rename it by hand"
+                " (ALTER DATABASE … RENAME TO …) and allow connections.",
+            )
         plan.add("exchange the names back", name, "restored", f"the one kept as {kept.name}")
         if self.check:
             self._plan_export()

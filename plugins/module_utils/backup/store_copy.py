@@ -17,8 +17,14 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.scanner import FindingError, compare_names
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import RESERVE_BYTES, TargetStore, left_after
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import GOOD, Rung, Verdict, disproof, proven_rung
-from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import (
+    GOOD,
+    Rung,
+    Verdict,
+    disproof,
+    proven_rung,
+)
+from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError, reason
 from ansible_collections.sre.runbooks.plugins.module_utils.run.moments import now
 from ansible_collections.sre.runbooks.plugins.module_utils.run.plan import Plan
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
@@ -198,10 +204,11 @@ def carry_out(request: Request, observed: Observed, progress: Progress) -> Verdi
         verdict = _prove(destination, copy, progress)
     try:
         destination.add_verdict(verdict)
-    except OSError as error:
+    except (OSError, RunbookError) as error:
         raise RunbookError(
-            f"{destination.at(verdict.backup_id)} is copied and proven, and its verdict cannot be written down:"
-            f" {error.strerror}.", "Look at the room and the rights of that store, then start it again.",
+            f"{destination.at(verdict.backup_id)} is copied and proven to the rung {verdict.rung}, and that cannot be"
+            f" written down, so its catalog calls it not proven: {reason(error)}.",
+            "Look at the room and the rights of that store, then start it again: it proves the copy that is there.",
         ) from error
     return verdict
 

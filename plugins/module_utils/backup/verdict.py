@@ -69,7 +69,7 @@ class Verdict:
 
     @property
     def recovery_s(self) -> float | None:
-        """Seconds until the data were back: fetched, decrypted, restored and proven; None when it came to no restore."""
+        """Seconds until the data were back: fetched, decrypted, restored, proven; None when it came to no restore."""
         took = [rung.duration_s for rung in self.rungs if rung.name in RECOVERY and rung.passed]
         return round(self.fetch_s + sum(took), 3) if took else None
 

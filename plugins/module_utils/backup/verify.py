@@ -47,7 +47,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection
     first_line,
     tool_options,
 )
-from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError, reason
 from ansible_collections.sre.runbooks.plugins.module_utils.run.moments import now
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
 from ansible_collections.sre.runbooks.plugins.module_utils.run.words import counted
@@ -148,10 +148,12 @@ class Verification:
         result = Verdict(verdict, passed[-1] if passed else None, now(), backup_id, self._rungs, self._fetch_s)
         try:
             self._store.add_verdict(result)
-        except OSError as error:
+        except (OSError, RunbookError) as error:
+            found = f": {self._rungs[-1].detail.rstrip('.')}" if verdict != GOOD else ""
             raise RunbookError(
-                f"The verdict {verdict} of {backup_id} (rung {result.rung}) cannot be written down: {error}.",
-                "Look at the rights and the room of the store, then prove it again.",
+                f"The backup {backup_id} is {verdict} (highest rung passed: {result.rung or 'none'}){found}. That cannot"
+                f" be written down, so the catalog still shows what was known before: {reason(error)}.",
+                "Look at the rights and the room of the store, then prove it again before anybody restores from it.",
                 verdict=result.as_dict(),
             ) from error
         return result
