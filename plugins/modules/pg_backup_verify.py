@@ -21,6 +21,8 @@ description:
   - Only V(good) is a proof. V(corrupt) and V(incomplete) are about the backup, V(unverifiable) is about the place where
     it was to be proven (a server that cannot be reached, an extension that is missing, a full disk).
   - The verdict is appended to the backup's C(verdicts.jsonl). The module does not fail on a bad verdict; assert it.
+  - With O(state=cleared) nothing is proven. What drills that ended left on that server is dropped, and the module fails
+    where a scratch database of the backup stays, or nobody can know.
   - On a dedicated scratch server, roles that the backup names and the server lacks are created without the right to log
     in, and stay. On the database's own server nothing but the scratch database is created.
 attributes:
@@ -36,8 +38,13 @@ extends_documentation_fragment:
   - sre.runbooks.store
   - sre.runbooks.progress
 options:
+  state:
+    description: Prove the backup, or see that nothing of its drills stays on the server.
+    type: str
+    choices: [proven, cleared]
+    default: proven
   backup_id:
-    description: Which backup. Without it the newest, whatever is known of it.
+    description: Which backup. Without it the newest, whatever is known of it. Required with O(state=cleared).
     type: str
   rung:
     description: How far to climb.
@@ -94,6 +101,11 @@ plan:
   elements: dict
   sample: [{step: prove backup, target: orders-db 20261121T021500Z-3fa9, before: no rung, after: content,
             reversible: true}]
+backup_id:
+  description: The backup that was chosen.
+  returned: always
+  type: str
+  sample: 20261121T021500Z-3fa9
 message:
   description: The verdict in words, with the next step.
   returned: always
@@ -101,7 +113,7 @@ message:
   sample: The backup 20261121T021500Z-3fa9 of orders-db is good up to the rung content. A recovery takes 38.9 s.
 verdict:
   description: The verdict as it stands in C(verdicts.jsonl).
-  returned: when not in check mode
+  returned: with O(state=proven), when not in check mode
   type: dict
   sample:
     verdict: good
@@ -117,6 +129,13 @@ recovery_seconds:
   returned: when not in check mode
   type: float
   sample: 38.9
+left:
+  description:
+    - The scratch database that could not be dropped, with the reason; null where nothing stays. The next drill on that
+      server drops it.
+  returned: with O(state=proven), when not in check mode
+  type: str
+  sample: null
 taken_at:
   description: The moment that the backup shows. Null when its manifest cannot be read.
   returned: when not in check mode
@@ -140,6 +159,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.arguments import place_of, store_spec
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import Backup, pick
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.scratch import drop_all
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetStore
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import GOOD, RUNGS, Verdict
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verify import Drill, Verification
@@ -193,12 +213,56 @@ def recovery_of(verdict: Verdict) -> str:
     return f" A recovery takes {duration(verdict.recovery_s)}{fetched}."
 
 
+def left_of(verification: Verification, login: Login) -> str | None:
+    """The scratch database that stays, in words; None where nothing does."""
+    scratch = verification.scratch
+    if not scratch.stays:
+        return None
+    return f"The scratch database {scratch.name} on {login.host}:{login.port} could not be dropped: {scratch.stays}."
+
+
+def prove(place: TargetStore, arguments: dict[str, Any], *, check: bool) -> dict[str, Any]:
+    """Choose a backup and prove it; what the module returns."""
+    backup, rung, plan = choose(place, arguments["backup_id"]), arguments["rung"], Plan()
+    plan.add("prove backup", f"{place.target} {backup.backup_id}", backup.proven_rung or "no rung", rung)
+    result = {
+        "changed": True, "plan": plan.as_list(), "diff": plan.diff(), "backup_id": backup.backup_id,
+        "message": f"Checked only: would prove {plan.steps[0].target} up to {rung}.",
+    }
+    if check:
+        return result
+    drill = drill_of(arguments)
+    verification = Verification(place, backup.backup_id, drill, Progress(arguments["progress_file"]))
+    verdict, manifest = verification.run(), verification.manifest
+    return {
+        **result, "message": sentence_of(place.target, verdict) + recovery_of(verdict),
+        "verdict": verdict.as_dict(), "notes": verification.notes, "recovery_seconds": verdict.recovery_s,
+        "left": left_of(verification, drill.login),
+        "taken_at": manifest.snapshot.taken_at if manifest else None,
+        "newest_row_at": manifest.newest_row_at if manifest else None,
+    }
+
+
+def clear(arguments: dict[str, Any], *, check: bool) -> dict[str, Any]:
+    """See that nothing of a backup's drills stays on the server; what the module returns. The store is not asked."""
+    login, backup_id, plan = Login.from_arguments(arguments["login"]), arguments["backup_id"], Plan()
+    server = f"{login.host}:{login.port}"
+    plan.add("drop scratch databases of drills that ended", server, "perhaps there", "absent", reversible=False)
+    dropped = [] if check else drop_all(login, backup_id)
+    ended = f"Checked only: would see that nothing of {backup_id} stays" if check else f"Nothing of {backup_id} stays"
+    return {
+        "changed": check or bool(dropped), "plan": plan.as_list(), "diff": plan.diff(), "backup_id": backup_id,
+        "message": " ".join([*(f"{one}." for one in dropped), f"{ended} on {server}."]),
+    }
+
+
 def main() -> None:
     """The module."""
     module = AnsibleModule(
         argument_spec={
             **login_spec(),
             **store_spec(),
+            "state": {"type": "str", "choices": ["proven", "cleared"], "default": "proven"},
             "backup_id": {"type": "str"},
             "rung": {"type": "str", "choices": list(RUNGS), "default": "content"},
             "own_server": {"type": "bool", "default": False},
@@ -209,32 +273,15 @@ def main() -> None:
             "timeout_seconds": {"type": "int", "default": 14400},
             "progress_file": {"type": "path"},
         },
+        required_if=[("state", "cleared", ["backup_id"])],
         supports_check_mode=True,
     )
     arguments = module.params
     try:
-        place = place_of(arguments)
-        backup = choose(place, arguments["backup_id"])
-        plan = Plan()
-        plan.add(
-            "prove backup", f"{place.target} {backup.backup_id}", backup.proven_rung or "no rung", arguments["rung"]
-        )
-        result: dict[str, Any] = {
-            "changed": True, "plan": plan.as_list(), "diff": plan.diff(),
-            "message": f"Checked only: would prove {plan.steps[0].target} up to {arguments['rung']}.",
-        }
-        if not module.check_mode:
-            verification = Verification(
-                place, backup.backup_id, drill_of(arguments), Progress(arguments["progress_file"])
-            )
-            verdict = verification.run()
-            manifest = verification.manifest
-            result |= {
-                "verdict": verdict.as_dict(), "notes": verification.notes, "recovery_seconds": verdict.recovery_s,
-                "message": sentence_of(place.target, verdict) + recovery_of(verdict),
-                "taken_at": manifest.snapshot.taken_at if manifest else None,
-                "newest_row_at": manifest.newest_row_at if manifest else None,
-            }
+        if arguments["state"] == "cleared":
+            result = clear(arguments, check=module.check_mode)
+        else:
+            result = prove(place_of(arguments), arguments, check=module.check_mode)
     except RunbookError as error:
         module.fail_json(msg=str(error), error=error.context)
     module.exit_json(**result)

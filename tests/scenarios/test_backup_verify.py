@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import read_verdicts
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import connect
+
+from lab import machine
+from lab.postgresql import PostgresServer
 
 
 @pytest.fixture
@@ -94,10 +98,39 @@ def test_a_scratch_server_whose_disk_becomes_full_says_nothing_on_the_backup(bac
     assert done.returncode != 0
     assert "of orders-db is unverifiable" in done.stdout
     assert "No space left on device" in done.stdout
+    assert done.stdout.strip().splitlines()[-1].startswith("failed and undone"), "its scratch database is dropped"
     (folder,) = backups.folders("orders-db")
     assert read_verdicts(folder)[-1].verdict == "unverifiable"
     assert backups.play("backup_verify", "-e", "target=orders-db").returncode == 0
     assert read_verdicts(folder)[-1].verdict == "good"
+
+
+SLEEPS = json.dumps({"database_application_check": "SELECT pg_sleep(60) IS NOT NULL"})
+ASLEEP = "SELECT count(*) AS n FROM pg_stat_activity WHERE datname LIKE 'sre%scratch%' AND query LIKE '%pg_sleep(60)%'"
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_drill_whose_server_dies_says_that_a_copy_of_production_may_be_left(backups, server_place: Path):
+    """B40 ⚠: it was told as undone, with nobody looking, while the scratch database lay there."""
+    with PostgresServer(server_place / "doomed", settings={"fsync": "off"}) as server:
+        there = ("-e", "target=orders-db", "-e", backups.scratch(server))
+        with backups.begin("backup_verify", *there, "-e", SLEEPS) as run:
+            with connect(server.login, "tests") as look:
+                assert machine.wait_for(lambda: look.execute(ASLEEP).fetchone()["n"] > 0, 90)
+            server.kill()
+            shown = run.communicate(timeout=90)[0]
+        assert run.returncode == 2, shown
+        assert shown.strip().splitlines()[-1].startswith("failed and undo failed"), shown
+        assert "Whether a scratch database with the data of " in shown
+        assert "start the drill again: it drops what is left there" in shown
+        server.start()
+        with connect(server.login, "tests") as look:
+            names = [row["datname"] for row in look.execute("SELECT datname FROM pg_database")]
+            assert [name for name in names if name.startswith("sre_scratch_")]
+            again = backups.play("backup_verify", *there)
+            assert again.returncode == 0, again.stdout
+            left = [row["datname"] for row in look.execute("SELECT datname FROM pg_database")]
+        assert not [name for name in left if name.startswith("sre_scratch_")]
 
 
 def test_the_catalog_fails_where_there_is_no_backup_or_an_old_one(backups, folder: Path):

@@ -27,7 +27,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.scanner import
     compare_names,
     some,
 )
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.scratch import scratch_database
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.scratch import Scratch, scratch_database, scratch_name
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import DATA, TargetStore
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.transfer import BrokenFileError
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import (
@@ -131,6 +131,7 @@ class Verification:
         self._read = False
         self._fetch_s = 0.0
         self.notes: list[str] = []
+        self.scratch = Scratch(scratch_name(backup_id))
         self.manifest: Manifest | None = None
 
     def _doing(self) -> str:
@@ -151,8 +152,8 @@ class Verification:
         except (OSError, RunbookError) as error:
             found = f": {self._rungs[-1].detail.rstrip('.')}" if verdict != GOOD else ""
             raise RunbookError(
-                f"The backup {backup_id} is {verdict} (highest rung passed: {result.rung or 'none'}){found}. That cannot"
-                f" be written down, so the catalog still shows what was known before: {reason(error)}.",
+                f"The backup {backup_id} is {verdict} (highest rung passed: {result.rung or 'none'}){found}. That"
+                f" cannot be written down, so the catalog still shows what was known before: {reason(error)}.",
                 "Look at the rights and the room of the store, then prove it again before anybody restores from it.",
                 verdict=result.as_dict(),
             ) from error
@@ -288,27 +289,26 @@ class Verification:
 
     def _drill_database(self) -> None:
         with contextlib.ExitStack() as stack:
-            name = ""
-
             def restore() -> str:
-                nonlocal name
-                name = self._restore(stack)
-                return f"into {name} on {self._drill.login.host}:{self._drill.login.port}"
+                self._restore(stack)
+                return f"into {self.scratch.name} on {self._drill.login.host}:{self._drill.login.port}"
 
             self._rung("restore", restore)
-            login = self._drill.login.at(name)
+            login = self._drill.login.at(self.scratch.name)
             if self._reaches("content"):
                 self._rung("content", lambda: self._content(login))
             if self._reaches("application"):
                 self._rung("application", lambda: self._application(login))
             self._activity = lambda: "dropping the scratch database"
 
-    def _restore(self, stack: contextlib.ExitStack) -> str:
+    def _restore(self, stack: contextlib.ExitStack) -> None:
         drill, manifest = self._drill, self.manifest
         self._activity = lambda: f"restoring {size_words(manifest.database.size_bytes)} on {drill.login.host}"
         self._progress.say(self._activity())
-        name = stack.enter_context(scratch_database(
-            drill.login, manifest, own_server=drill.own_server, free_bytes=drill.free_bytes, say=self.notes.append
+        name = self.scratch.name
+        stack.enter_context(scratch_database(
+            self.scratch, drill.login, manifest, own_server=drill.own_server, free_bytes=drill.free_bytes,
+            say=self.notes.append,
         ))
         with connect(drill.login, "drill") as connection:
             options = f"{SCRATCH_OPTIONS} {tool_options(connection)}"
@@ -320,7 +320,6 @@ class Verification:
             replay_properties(drill.login, name, manifest)
         except RunbookError as error:
             raise FindingError(verdict_of_restore_error(error), str(error)) from error
-        return name
 
     def _content(self, login: Login) -> str:
         try:

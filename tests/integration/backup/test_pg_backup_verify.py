@@ -8,10 +8,12 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.sre.runbooks.plugins.module_utils.backup import scratch
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import MANIFEST, read_manifest, render
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import read_verdicts
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login, connect
@@ -317,11 +319,36 @@ def test_the_next_drill_drops_what_a_killed_one_left(
         connection.execute("DROP DATABASE sre_scratch_of_somebody_else")
 
 
+def test_what_a_drill_left_is_dropped_and_what_cannot_be_is_named(
+    scratch_server: PostgresServer, call_module: Call, verify_arguments: Call
+):
+    """B40 ⚠: it holds what is in production, and is no less there when a playbook says that it was undone."""
+    arguments = verify_arguments(scratch_server.login, state="cleared", backup_id="20261121T021500Z-3fa9")
+    name = scratch.scratch_name(arguments["backup_id"])
+    with connect(scratch_server.login) as drill:
+        drill.execute(f"CREATE DATABASE {name}".encode())
+        drill.execute(scratch.LOCK, [name])
+        held = call_module("pg_backup_verify", arguments)
+        assert f"The scratch database {name} with the data of {arguments['backup_id']} stays on" in held["msg"]
+        assert f"DROP DATABASE {name}" in held["msg"]
+        assert left(scratch_server) == [name]
+    assert call_module("pg_backup_verify", arguments, check_mode=True)["changed"]
+    assert left(scratch_server) == [name]
+    dropped = call_module("pg_backup_verify", arguments)
+    assert f"dropped {name}, which a killed drill left" in dropped["message"]
+    assert left(scratch_server) == []
+    assert not call_module("pg_backup_verify", arguments)["changed"]
+    silent = replace(scratch_server.login, port=machine.free_port())
+    unknown = call_module("pg_backup_verify", arguments | {"login": verify_arguments(silent)["login"]})
+    assert "cannot be known: No connection to PostgreSQL" in unknown["msg"]
+
+
 def test_check_mode_chooses_and_touches_nothing(
     folder: Path, scratch_server: PostgresServer, call_module: Call, verify_arguments: Call
 ):
     result = call_module("pg_backup_verify", verify_arguments(scratch_server.login), check_mode=True)
     assert result["plan"][0]["target"] == f"orders-db {folder.name}"
+    assert result["backup_id"] == folder.name
     assert result["plan"][0]["before"] == "no rung"
     assert not read_verdicts(folder)
 
