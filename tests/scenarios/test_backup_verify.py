@@ -6,11 +6,15 @@ import json
 import re
 import shutil
 import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import read_manifest, write_manifest
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import read_verdicts
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import connect
+from ansible_collections.sre.runbooks.plugins.module_utils.run.moments import utc_text
 
 from lab import machine
 from lab.postgresql import PostgresServer
@@ -37,7 +41,14 @@ def data_file(folder: Path) -> Path:
 
 
 def test_a_drill_proves_a_backup_and_measures_the_recovery(backups, folder: Path):
-    """A81 B40 B45 ⚠: RTO and RPO are measured, not written down."""
+    """A81 B40 B45 ⚠: RTO and RPO are measured, not written down. A backup of 20 days ago loses 20 days, however young
+    its newest row was then.
+    """
+    taken_at, manifest = datetime.now(UTC) - timedelta(days=20), read_manifest(folder)
+    write_manifest(folder, replace(
+        manifest, snapshot=replace(manifest.snapshot, taken_at=utc_text(taken_at)),
+        newest_row_at=utc_text(taken_at - timedelta(seconds=2)),
+    ))
     done = backups.play("backup_verify", "-e", "target=orders-db")
     assert done.returncode == 0, done.stdout
     assert "is good up to the rung application" in done.stdout
@@ -47,7 +58,10 @@ def test_a_drill_proves_a_backup_and_measures_the_recovery(backups, folder: Path
     }
     assert measures["recovery_time"]["objective"] == 14400
     assert 0 < float(measures["recovery_time"]["value"]) < 14400
-    assert float(measures["recovery_point"]["value"]) >= 0
+    assert measures["would_be_lost"]["objective"] == 86400
+    assert 20 * 86400 < float(measures["would_be_lost"]["value"]) < 20.1 * 86400
+    assert (float(measures["newest_row_age"]["value"]), measures["newest_row_age"]["objective"]) == (2, None)
+    assert "recovery_point" not in measures, "nothing was lost"
 
 
 @pytest.mark.usefixtures("folder")
