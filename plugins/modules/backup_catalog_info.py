@@ -111,7 +111,7 @@ calendar:
   description:
     - The backups by days of UTC, a day without one included, as M(sre.runbooks.backup_calendar) shows them.
     - C(state) of a day is V(restored) or V(archived), as far as its best backup is proven; V(unproven), V(missing),
-      V(pending) for a today that is not over, or V(before) the first backup.
+      V(pending) for a today that is not over, or V(before) the oldest backup, which nothing is known of.
   returned: always
   type: dict
   sample:
