@@ -250,9 +250,10 @@ def clear(arguments: dict[str, Any], *, check: bool) -> dict[str, Any]:
     plan.add("drop scratch databases of drills that ended", server, "perhaps there", "absent", reversible=False)
     dropped = [] if check else drop_all(login, backup_id)
     ended = f"Checked only: would see that nothing of {backup_id} stays" if check else f"Nothing of {backup_id} stays"
+    sentences = [*(f"{name}, which a drill left, is dropped." for name in dropped), f"{ended} on {server}."]
     return {
         "changed": check or bool(dropped), "plan": plan.as_list(), "diff": plan.diff(), "backup_id": backup_id,
-        "message": " ".join([*(f"{one}." for one in dropped), f"{ended} on {server}."]),
+        "message": " ".join(sentences),
     }
 
 

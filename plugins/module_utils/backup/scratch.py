@@ -79,16 +79,19 @@ def is_leftover(name: str, comment: str | None) -> bool:
 
 def drop_leftovers(connection: psycopg.Connection[dict[str, Any]], say: Callable[[str], None]) -> None:
     """Drop the databases of drills that are dead, and say which; one that cannot be dropped stops no drill."""
-    for row in connection.execute(DATABASES).fetchall():
-        if not is_leftover(row["name"], row["comment"]):
-            continue
-        if connection.execute(LOCK, [row["name"]]).fetchone()["held"]:
+    for name in _there(connection):
+        if connection.execute(LOCK, [name]).fetchone()["held"]:
             try:
-                _drop(connection, row["name"])
-                say(f"dropped {row['name']}, which a killed drill left")
+                _drop(connection, name)
+                say(f"dropped {name}, which a killed drill left")
             except errors.ObjectInUse as error:
-                say(f"{row['name']}, which a killed drill left, could not be dropped ({first_line(error)})")
-            connection.execute(UNLOCK, [row["name"]])
+                say(f"{name}, which a killed drill left, could not be dropped ({first_line(error)})")
+            connection.execute(UNLOCK, [name])
+
+
+def _there(connection: psycopg.Connection[dict[str, Any]]) -> list[str]:
+    """The databases of all drills, dead or not."""
+    return [row["name"] for row in connection.execute(DATABASES) if is_leftover(row["name"], row["comment"])]
 
 
 def drop_all(login: Login, backup_id: str) -> list[str]:
@@ -99,31 +102,31 @@ def drop_all(login: Login, backup_id: str) -> list[str]:
         backup_id: which backup was drilled.
 
     Returns:
-        What was dropped, in sentences.
+        The names of what was dropped.
 
     Raises:
         RunbookError: a database of its drills stays, or nobody can know.
     """
-    said: list[str] = []
     server = f"{login.host}:{login.port}"
     try:
         with connect(login, "drill") as connection:
-            drop_leftovers(connection, said.append)
-            names = [row["name"] for row in connection.execute(DATABASES) if is_leftover(row["name"], row["comment"])]
+            before = _there(connection)
+            drop_leftovers(connection, lambda _said: None)
+            after = _there(connection)
     except (RunbookError, *DATABASE_ERROR) as error:
         raise RunbookError(
             f"Whether a scratch database with the data of {backup_id} stays on {server} cannot be known:"
             f" {_why(error)}.",
             "When that server answers, start the drill again: it drops what is left there.",
         ) from error
-    if left := [name for name in names if name.startswith(_prefix(backup_id))]:
+    if left := [name for name in after if name.startswith(_prefix(backup_id))]:
         raise RunbookError(
             f"The scratch database {' and '.join(left)} with the data of {backup_id} stays on {server}: a session"
             " still holds it.",
             f"When that has ended, start the drill again, which drops it, or run there: DROP DATABASE {left[0]} WITH"
             " (FORCE);", left=left,
         )
-    return said
+    return sorted(set(before) - set(after))
 
 
 def _why(error: Exception) -> str:

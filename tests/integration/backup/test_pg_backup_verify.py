@@ -335,7 +335,7 @@ def test_what_a_drill_left_is_dropped_and_what_cannot_be_is_named(
     assert call_module("pg_backup_verify", arguments, check_mode=True)["changed"]
     assert left(scratch_server) == [name]
     dropped = call_module("pg_backup_verify", arguments)
-    assert f"dropped {name}, which a killed drill left" in dropped["message"]
+    assert f"{name}, which a drill left, is dropped." in dropped["message"]
     assert left(scratch_server) == []
     assert not call_module("pg_backup_verify", arguments)["changed"]
     silent = replace(scratch_server.login, port=machine.free_port())
