@@ -120,6 +120,11 @@ def test_a_scratch_server_whose_disk_becomes_full_says_nothing_on_the_backup(bac
 
 
 SLEEPS = json.dumps({"database_application_check": "SELECT pg_sleep(60) IS NOT NULL"})
+# It makes the scratch database one that cannot be dropped.
+PINS = json.dumps({"database_application_check": (
+    "WITH made AS (UPDATE pg_database SET datistemplate = true WHERE datname = current_database() RETURNING true AS y)"
+    " SELECT y FROM made"
+)})
 ASLEEP = "SELECT count(*) AS n FROM pg_stat_activity WHERE datname LIKE 'sre%scratch%' AND query LIKE '%pg_sleep(60)%'"
 
 
@@ -145,6 +150,10 @@ def test_a_drill_whose_server_dies_says_that_a_copy_of_production_may_be_left(ba
             assert again.returncode == 0, again.stdout
             left = [row["datname"] for row in look.execute("SELECT datname FROM pg_database")]
         assert not [name for name in left if name.startswith("sre_scratch_")]
+        stays = backups.play("backup_verify", *there, "-e", PINS)
+        assert stays.returncode == 2
+        assert "cannot drop a template database" in stays.stdout
+        assert stays.stdout.strip().splitlines()[-1].startswith("failed and undo failed"), "good, and still there"
 
 
 def test_the_catalog_fails_where_there_is_no_backup_or_an_old_one(backups, folder: Path):

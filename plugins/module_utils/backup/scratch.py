@@ -84,7 +84,7 @@ def drop_leftovers(connection: psycopg.Connection[dict[str, Any]], say: Callable
             try:
                 _drop(connection, name)
                 say(f"dropped {name}, which a killed drill left")
-            except errors.ObjectInUse as error:
+            except errors.Error as error:
                 say(f"{name}, which a killed drill left, could not be dropped ({first_line(error)})")
             connection.execute(UNLOCK, [name])
 
@@ -107,11 +107,11 @@ def drop_all(login: Login, backup_id: str) -> list[str]:
     Raises:
         RunbookError: a database of its drills stays, or nobody can know.
     """
-    server = f"{login.host}:{login.port}"
+    server, said = f"{login.host}:{login.port}", []
     try:
         with connect(login, "drill") as connection:
             before = _there(connection)
-            drop_leftovers(connection, lambda _said: None)
+            drop_leftovers(connection, said.append)
             after = _there(connection)
     except (RunbookError, *DATABASE_ERROR) as error:
         raise RunbookError(
@@ -120,11 +120,11 @@ def drop_all(login: Login, backup_id: str) -> list[str]:
             "When that server answers, start the drill again: it drops what is left there.",
         ) from error
     if left := [name for name in after if name.startswith(_prefix(backup_id))]:
+        why = "; ".join(one for one in said if left[0] in one) or "its drill still has a session there"
         raise RunbookError(
-            f"The scratch database {' and '.join(left)} with the data of {backup_id} stays on {server}: a session"
-            " still holds it.",
-            f"When that has ended, start the drill again, which drops it, or run there: DROP DATABASE {left[0]} WITH"
-            " (FORCE);", left=left,
+            f"The scratch database {' and '.join(left)} with the data of {backup_id} stays on {server}: {why}.",
+            "Mend that, or wait for it, then start the drill again, which drops it, or run there: DROP DATABASE"
+            f" {left[0]} WITH (FORCE);", left=left,
         )
     return sorted(set(before) - set(after))
 

@@ -98,7 +98,7 @@ def proof(verdicts: Sequence[Verdict]) -> Verdict | None:
     for verdict in verdicts:
         if verdict.verdict in (*BAD, UNREADABLE):
             best = None
-        elif verdict.verdict == GOOD and height(verdict.rung) >= height(best.rung if best else None):
+        elif verdict.verdict == GOOD and height(verdict.rung) >= (height(best.rung) if best else 1):
             best = verdict
     return best
 

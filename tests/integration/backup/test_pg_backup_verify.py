@@ -343,6 +343,28 @@ def test_what_a_drill_left_is_dropped_and_what_cannot_be_is_named(
     assert "cannot be known: No connection to PostgreSQL" in unknown["msg"]
 
 
+TEMPLATE = "UPDATE pg_database SET datistemplate = true WHERE datname = current_database() RETURNING datistemplate"
+
+
+def test_a_good_drill_says_which_database_it_could_not_drop(
+    folder: Path, scratch_server: PostgresServer, call_module: Call, verify_arguments: Call
+):
+    """B40 ⚠: what is proven is proven, and a copy of production that stays is no part of it."""
+    check = f"WITH made AS ({TEMPLATE}) SELECT datistemplate FROM made"
+    result = call_module(
+        "pg_backup_verify", verify_arguments(scratch_server.login, rung="application", application_check=check)
+    )
+    assert result["verdict"]["verdict"] == "good", last_detail(result)
+    (name,) = left(scratch_server)
+    assert f"The scratch database {name} on 127.0.0.1:{scratch_server.port} could not be dropped" in result["left"]
+    arguments = verify_arguments(scratch_server.login, state="cleared", backup_id=folder.name)
+    assert "cannot drop a template database" in call_module("pg_backup_verify", arguments)["msg"]
+    with connect(scratch_server.login) as connection:
+        connection.execute(f"ALTER DATABASE {name} IS_TEMPLATE false".encode())
+    assert call_module("pg_backup_verify", arguments)["changed"]
+    assert left(scratch_server) == []
+
+
 def test_check_mode_chooses_and_touches_nothing(
     folder: Path, scratch_server: PostgresServer, call_module: Call, verify_arguments: Call
 ):
