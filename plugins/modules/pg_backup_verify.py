@@ -136,8 +136,8 @@ left:
   returned: with O(state=proven), when not in check mode
   type: str
   sample: >-
-    The scratch database sre_scratch_20261121t021500z_3fa9_0c1d2e3f on scratch.internal:5432 could not be dropped: server
-    closed the connection unexpectedly.
+    The scratch database sre_scratch_20261121t021500z_3fa9_0c1d2e3f on scratch.internal:5432 could not be dropped:
+    server closed the connection unexpectedly.
 taken_at:
   description: The moment that the backup shows. Null when its manifest cannot be read.
   returned: when not in check mode
