@@ -58,7 +58,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 backups:
-  description: All backups, oldest first.
+  description:
+    - All backups, oldest first. C(rung) is how high one is proven and C(proven_at) when it was, null where it is not;
+      C(verdict) is the last one, which may be another.
   returned: always
   type: list
   elements: dict
@@ -98,7 +100,7 @@ listing:
   returned: always
   type: list
   elements: str
-  sample: ["20261121T021500Z-3fa9  1 h old, 402.1 MB, proven to content"]
+  sample: ["20261121T021500Z-3fa9  69 minutes old, 402.1 MB, proven to content on 2026-11-21"]
 problems:
   description: What is wrong, each a sentence with the next step. Empty when every one of RV(checks) is ok.
   returned: always
@@ -109,7 +111,7 @@ calendar:
   description:
     - The backups by days of UTC, a day without one included, as M(sre.runbooks.backup_calendar) shows them.
     - C(state) of a day is V(restored) or V(archived), as far as its best backup is proven; V(unproven), V(missing),
-      V(pending) for a today that is not over, or V(before) the first backup.
+      V(pending) for a today that is not over, or V(before) the oldest backup, which nothing is known of.
   returned: always
   type: dict
   sample:
@@ -137,12 +139,14 @@ heading:
   description: The heading of the table that RV(line) belongs to.
   returned: always
   type: str
-  sample: "target                   newest backup                 age       size  proven       backups  a restore takes"
+  sample: "target                   newest backup                 age       size  proven                 backups\
+    \  a restore takes"
 line:
   description: The newest backup, and the one that a restore takes, in one line.
   returned: always
   type: str
-  sample: "orders-db                20261121T021500Z-3fa9  69 minutes   402.1 MB  archive           12  the newest"
+  sample: "orders-db                20261121T021500Z-3fa9  69 minutes   402.1 MB  archive 2026-11-21          12\
+    \  the newest"
 """
 
 from datetime import UTC, datetime  # noqa: I001

@@ -21,6 +21,8 @@ description:
   - Only V(good) is a proof. V(corrupt) and V(incomplete) are about the backup, V(unverifiable) is about the place where
     it was to be proven (a server that cannot be reached, an extension that is missing, a full disk).
   - The verdict is appended to the backup's C(verdicts.jsonl). The module does not fail on a bad verdict; assert it.
+  - With O(state=cleared) nothing is proven. What drills that ended left on that server is dropped, and the module fails
+    where a scratch database of the backup stays, or nobody can know.
   - On a dedicated scratch server, roles that the backup names and the server lacks are created without the right to log
     in, and stay. On the database's own server nothing but the scratch database is created.
 attributes:
@@ -36,8 +38,13 @@ extends_documentation_fragment:
   - sre.runbooks.store
   - sre.runbooks.progress
 options:
+  state:
+    description: Prove the backup, or see that nothing of its drills stays on the server.
+    type: str
+    choices: [proven, cleared]
+    default: proven
   backup_id:
-    description: Which backup. Without it the newest, whatever is known of it.
+    description: Which backup. Without it the newest, whatever is known of it. Required with O(state=cleared).
     type: str
   rung:
     description: How far to climb.
@@ -94,14 +101,19 @@ plan:
   elements: dict
   sample: [{step: prove backup, target: orders-db 20261121T021500Z-3fa9, before: no rung, after: content,
             reversible: true}]
+backup_id:
+  description: The backup that was chosen.
+  returned: always
+  type: str
+  sample: 20261121T021500Z-3fa9
 message:
   description: The verdict in words, with the next step.
   returned: always
   type: str
-  sample: The backup 20261121T021500Z-3fa9 of orders-db is good up to the rung content; a recovery takes 38.9 s.
+  sample: The backup 20261121T021500Z-3fa9 of orders-db is good up to the rung content. A recovery takes 38.9 s.
 verdict:
   description: The verdict as it stands in C(verdicts.jsonl).
-  returned: when not in check mode
+  returned: with O(state=proven), when not in check mode
   type: dict
   sample:
     verdict: good
@@ -109,11 +121,23 @@ verdict:
     proven_at: "2026-11-21T03:00:41.120Z"
     backup_id: 20261121T021500Z-3fa9
     rungs: [{name: bytes, passed: true, detail: "14 files, 402.1 MB", duration_s: 1.2}]
+    fetch_s: 0.0
 recovery_seconds:
-  description: What the restore took, with the proofs after it. Null when it did not come so far.
+  description:
+    - What a recovery took, in seconds; fetching and decrypting the files of a store that is not read in place, the
+      restore, and the proofs after it. Null when it did not come so far.
   returned: when not in check mode
   type: float
   sample: 38.9
+left:
+  description:
+    - The scratch database that could not be dropped, with the reason; null where nothing stays. The next drill on that
+      server drops it.
+  returned: with O(state=proven), when not in check mode
+  type: str
+  sample: >-
+    The scratch database sre_scratch_20261121t021500z_3fa9_0c1d2e3f on scratch.internal:5432 could not be dropped:
+    server closed the connection unexpectedly.
 taken_at:
   description: The moment that the backup shows. Null when its manifest cannot be read.
   returned: when not in check mode
@@ -137,6 +161,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.arguments import place_of, store_spec
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import Backup, pick
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.scratch import drop_all
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetStore
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import GOOD, RUNGS, Verdict
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verify import Drill, Verification
@@ -145,13 +170,13 @@ from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.plan import Plan
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import duration
 
 NEXT = {
     "corrupt": "Make a new backup now with the playbook sre.runbooks.database_backup, and look at the store's disk.",
     "incomplete": "Make a new backup now with the playbook sre.runbooks.database_backup, and find who removed files.",
     "unverifiable": "Mend what is named, then start this again; nothing is said about the backup itself.",
 }
-RECOVERY = ("restore", "content", "application")
 
 
 def choose(place: TargetStore, backup_id: str | None) -> Backup:
@@ -172,15 +197,66 @@ def drill_of(arguments: dict[str, Any]) -> Drill:
     )
 
 
-def sentence_of(target: str, verdict: Verdict, recovery_seconds: float | None) -> str:
+def sentence_of(target: str, verdict: Verdict) -> str:
     """The verdict in words, with the next step."""
     if verdict.verdict == GOOD:
-        took = "" if recovery_seconds is None else f"; a recovery takes {recovery_seconds} s"
-        return f"The backup {verdict.backup_id} of {target} is good up to the rung {verdict.rung}{took}."
+        return f"The backup {verdict.backup_id} of {target} is good up to the rung {verdict.rung}."
     return (
         f"The backup {verdict.backup_id} of {target} is {verdict.verdict} (highest rung passed:"
         f" {verdict.rung or 'none'}): {verdict.rungs[-1].detail.rstrip('.')}. {NEXT[verdict.verdict]}"
     )
+
+
+def recovery_of(verdict: Verdict) -> str:
+    """How long a recovery takes, in words; empty where that is not known, or nobody should recover from the backup."""
+    if verdict.verdict != GOOD or verdict.recovery_s is None:
+        return ""
+    fetched = f", {duration(verdict.fetch_s)} of it to fetch the files" if verdict.fetch_s else ""
+    return f" A recovery takes {duration(verdict.recovery_s)}{fetched}."
+
+
+def left_of(verification: Verification, login: Login) -> str | None:
+    """The scratch database that stays, in words; None where nothing does."""
+    scratch = verification.scratch
+    if not scratch.stays:
+        return None
+    return f"The scratch database {scratch.name} on {login.host}:{login.port} could not be dropped: {scratch.stays}."
+
+
+def prove(place: TargetStore, arguments: dict[str, Any], *, check: bool) -> dict[str, Any]:
+    """Choose a backup and prove it; what the module returns."""
+    backup, rung, plan = choose(place, arguments["backup_id"]), arguments["rung"], Plan()
+    plan.add("prove backup", f"{place.target} {backup.backup_id}", backup.proven_rung or "no rung", rung)
+    result = {
+        "changed": True, "plan": plan.as_list(), "diff": plan.diff(), "backup_id": backup.backup_id,
+        "message": f"Checked only: would prove {plan.steps[0].target} up to {rung}.",
+    }
+    if check:
+        return result
+    drill = drill_of(arguments)
+    verification = Verification(place, backup.backup_id, drill, Progress(arguments["progress_file"]))
+    verdict, manifest = verification.run(), verification.manifest
+    return {
+        **result, "message": sentence_of(place.target, verdict) + recovery_of(verdict),
+        "verdict": verdict.as_dict(), "notes": verification.notes, "recovery_seconds": verdict.recovery_s,
+        "left": left_of(verification, drill.login),
+        "taken_at": manifest.snapshot.taken_at if manifest else None,
+        "newest_row_at": manifest.newest_row_at if manifest else None,
+    }
+
+
+def clear(arguments: dict[str, Any], *, check: bool) -> dict[str, Any]:
+    """See that nothing of a backup's drills stays on the server; what the module returns. The store is not asked."""
+    login, backup_id, plan = Login.from_arguments(arguments["login"]), arguments["backup_id"], Plan()
+    server = f"{login.host}:{login.port}"
+    plan.add("drop scratch databases of drills that ended", server, "perhaps there", "absent", reversible=False)
+    dropped = [] if check else drop_all(login, backup_id)
+    ended = f"Checked only: would see that nothing of {backup_id} stays" if check else f"Nothing of {backup_id} stays"
+    sentences = [*(f"{name}, which a drill left, is dropped." for name in dropped), f"{ended} on {server}."]
+    return {
+        "changed": check or bool(dropped), "plan": plan.as_list(), "diff": plan.diff(), "backup_id": backup_id,
+        "message": " ".join(sentences),
+    }
 
 
 def main() -> None:
@@ -189,6 +265,7 @@ def main() -> None:
         argument_spec={
             **login_spec(),
             **store_spec(),
+            "state": {"type": "str", "choices": ["proven", "cleared"], "default": "proven"},
             "backup_id": {"type": "str"},
             "rung": {"type": "str", "choices": list(RUNGS), "default": "content"},
             "own_server": {"type": "bool", "default": False},
@@ -199,34 +276,15 @@ def main() -> None:
             "timeout_seconds": {"type": "int", "default": 14400},
             "progress_file": {"type": "path"},
         },
+        required_if=[("state", "cleared", ["backup_id"])],
         supports_check_mode=True,
     )
     arguments = module.params
     try:
-        place = place_of(arguments)
-        backup = choose(place, arguments["backup_id"])
-        plan = Plan()
-        plan.add(
-            "prove backup", f"{place.target} {backup.backup_id}", backup.proven_rung or "no rung", arguments["rung"]
-        )
-        result: dict[str, Any] = {
-            "changed": True, "plan": plan.as_list(), "diff": plan.diff(),
-            "message": f"Checked only: would prove {plan.steps[0].target} up to {arguments['rung']}.",
-        }
-        if not module.check_mode:
-            verification = Verification(
-                place, backup.backup_id, drill_of(arguments), Progress(arguments["progress_file"])
-            )
-            verdict = verification.run()
-            took = [rung.duration_s for rung in verdict.rungs if rung.name in RECOVERY and rung.passed]
-            manifest = verification.manifest
-            recovery = round(sum(took), 3) if took else None
-            result |= {
-                "verdict": verdict.as_dict(), "notes": verification.notes, "recovery_seconds": recovery,
-                "message": sentence_of(place.target, verdict, recovery),
-                "taken_at": manifest.snapshot.taken_at if manifest else None,
-                "newest_row_at": manifest.newest_row_at if manifest else None,
-            }
+        if arguments["state"] == "cleared":
+            result = clear(arguments, check=module.check_mode)
+        else:
+            result = prove(place_of(arguments), arguments, check=module.check_mode)
     except RunbookError as error:
         module.fail_json(msg=str(error), error=error.context)
     module.exit_json(**result)

@@ -224,7 +224,7 @@ class Scene:
             verdict = Verification(place, chosen, drill, progress or Progress()).run()
         except RunbookError as error:
             return Seen(UNDONE, str(error))
-        return Seen(verdict.verdict, sentence_of(TARGET, verdict, None), verdict.rung)
+        return Seen(verdict.verdict, sentence_of(TARGET, verdict), verdict.rung)
 
     def restore(
         self, place: TargetStore | None = None, *, stages: dict[str, Progress] | None = None, **changes: Any

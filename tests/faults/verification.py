@@ -7,7 +7,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.scratch import drop_all
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login, connect
+from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from psycopg import sql
 
 from lab import machine
@@ -21,6 +23,7 @@ from tests.faults.scene import Scene, Staged, when
 WHERE = "verification"
 DROPPED = "the scratch database is dropped; earlier proofs stay"
 NEXT = "nothing is said about the backup itself"
+UNKNOWN = "cannot be known"
 LOADING = "SELECT count(*) AS n FROM pg_stat_progress_copy WHERE datname LIKE 'sre%scratch%'"
 NOTHING_RESTORED = 'case " $* " in *" --list "*) exec {real}/pg_restore "$@";; esac; exit 0'
 NO_OWNERS = 'exec {real}/pg_restore --no-owner "$@"'
@@ -40,6 +43,15 @@ def loading(login: Login) -> Callable[[], bool]:
     return look
 
 
+def looked_after(scene: Scene, seen: Seen, login: Login) -> Seen:
+    """What the playbook does after a drill that failed: it looks for the scratch database, and says what it learned."""
+    try:
+        drop_all(login, scene.place().ids()[-1])
+    except RunbookError as error:
+        return replace(seen, message=f"{seen.message} {error}")
+    return seen
+
+
 def no_server(scene: Scene) -> Seen:
     scene.back_up()
     return scene.prove(login=replace(scene.scratch.login, port=machine.free_port()))
@@ -49,7 +61,8 @@ def network_cut(scene: Scene) -> Seen:
     scene.enlarge()
     scene.back_up()
     with Proxy(scene.scratch.port, cut_after=scene.random.randint(2_000_000, 20_000_000)) as proxy:
-        seen = scene.prove(login=replace(scene.scratch.login, port=proxy.port))
+        login = replace(scene.scratch.login, port=proxy.port)
+        seen = looked_after(scene, scene.prove(login=login), login)
         assert proxy.was_cut.is_set()
     assert scene.prove().outcome == "good", "the next drill drops what that one could not"
     return seen
@@ -61,6 +74,7 @@ def server_killed(scene: Scene) -> Seen:
     server: PostgresServer = scene.fixture("crashing")
     with when(loading(server.login), server.kill):
         seen = scene.prove(login=server.login)
+    seen = looked_after(scene, seen, server.login)
     server.start()
     assert scene.prove(login=server.login).outcome == "good", "the next drill drops what that one could not"
     return seen
@@ -159,9 +173,10 @@ FAULTS = (
           ("is good up to the rung application",), "", rung="application"),
     Fault("the server of the drill does not answer", WHERE, no_server, "unverifiable",
           ("No connection to PostgreSQL", NEXT), "earlier proofs stay", rung="archive"),
-    Fault("the network is cut in the middle of a drill", WHERE, network_cut, "unverifiable", (NEXT,),
+    Fault("the network is cut in the middle of a drill", WHERE, network_cut, "unverifiable", (NEXT, UNKNOWN),
           "the next drill drops the scratch database; earlier proofs stay", rung="archive", ci=True),
-    Fault("the server of the drill is killed in the middle of it", WHERE, server_killed, "unverifiable", (NEXT,),
+    Fault("the server of the drill is killed in the middle of it", WHERE, server_killed, "unverifiable",
+          (NEXT, UNKNOWN),
           "the next drill drops the scratch database; earlier proofs stay", rung="archive"),
     Fault("the disk of the drill's server fills in the middle of it", WHERE, disk_full, "unverifiable",
           ("No space left on device", NEXT), DROPPED, rung="archive"),

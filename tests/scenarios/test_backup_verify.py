@@ -6,10 +6,18 @@ import json
 import re
 import shutil
 import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import read_manifest, write_manifest
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import read_verdicts
+from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import connect
+from ansible_collections.sre.runbooks.plugins.module_utils.run.moments import utc_text
+
+from lab import machine
+from lab.postgresql import PostgresServer
 
 
 @pytest.fixture
@@ -33,7 +41,14 @@ def data_file(folder: Path) -> Path:
 
 
 def test_a_drill_proves_a_backup_and_measures_the_recovery(backups, folder: Path):
-    """A81 B40 B45 ⚠: RTO and RPO are measured, not written down."""
+    """A81 B40 B45 ⚠: RTO and RPO are measured, not written down. A backup of 20 days ago loses 20 days, however young
+    its newest row was then.
+    """
+    taken_at, manifest = datetime.now(UTC) - timedelta(days=20), read_manifest(folder)
+    write_manifest(folder, replace(
+        manifest, snapshot=replace(manifest.snapshot, taken_at=utc_text(taken_at)),
+        newest_row_at=utc_text(taken_at - timedelta(seconds=2)),
+    ))
     done = backups.play("backup_verify", "-e", "target=orders-db")
     assert done.returncode == 0, done.stdout
     assert "is good up to the rung application" in done.stdout
@@ -43,7 +58,10 @@ def test_a_drill_proves_a_backup_and_measures_the_recovery(backups, folder: Path
     }
     assert measures["recovery_time"]["objective"] == 14400
     assert 0 < float(measures["recovery_time"]["value"]) < 14400
-    assert float(measures["recovery_point"]["value"]) >= 0
+    assert measures["would_be_lost"]["objective"] == 86400
+    assert 20 * 86400 < float(measures["would_be_lost"]["value"]) < 20.1 * 86400
+    assert (float(measures["newest_row_age"]["value"]), measures["newest_row_age"]["objective"]) == (2, None)
+    assert "recovery_point" not in measures, "nothing was lost"
 
 
 @pytest.mark.usefixtures("folder")
@@ -94,10 +112,48 @@ def test_a_scratch_server_whose_disk_becomes_full_says_nothing_on_the_backup(bac
     assert done.returncode != 0
     assert "of orders-db is unverifiable" in done.stdout
     assert "No space left on device" in done.stdout
+    assert done.stdout.strip().splitlines()[-1].startswith("failed and undone"), "its scratch database is dropped"
     (folder,) = backups.folders("orders-db")
     assert read_verdicts(folder)[-1].verdict == "unverifiable"
     assert backups.play("backup_verify", "-e", "target=orders-db").returncode == 0
     assert read_verdicts(folder)[-1].verdict == "good"
+
+
+SLEEPS = json.dumps({"database_application_check": "SELECT pg_sleep(60) IS NOT NULL"})
+# It makes the scratch database one that cannot be dropped.
+PINS = json.dumps({"database_application_check": (
+    "WITH made AS (UPDATE pg_database SET datistemplate = true WHERE datname = current_database() RETURNING true AS y)"
+    " SELECT y FROM made"
+)})
+ASLEEP = "SELECT count(*) AS n FROM pg_stat_activity WHERE datname LIKE 'sre%scratch%' AND query LIKE '%pg_sleep(60)%'"
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_drill_whose_server_dies_says_that_a_copy_of_production_may_be_left(backups, server_place: Path):
+    """B40 ⚠: it was told as undone, with nobody looking, while the scratch database lay there."""
+    with PostgresServer(server_place / "doomed", settings={"fsync": "off"}) as server:
+        there = ("-e", "target=orders-db", "-e", backups.scratch(server))
+        with backups.begin("backup_verify", *there, "-e", SLEEPS) as run:
+            with connect(server.login, "tests") as look:
+                assert machine.wait_for(lambda: look.execute(ASLEEP).fetchone()["n"] > 0, 90)
+            server.kill()
+            shown = run.communicate(timeout=90)[0]
+        assert run.returncode == 2, shown
+        assert shown.strip().splitlines()[-1].startswith("failed and undo failed"), shown
+        assert "Whether a scratch database with the data of " in shown
+        assert "start the drill again: it drops what is left there" in shown
+        server.start()
+        with connect(server.login, "tests") as look:
+            names = [row["datname"] for row in look.execute("SELECT datname FROM pg_database")]
+            assert [name for name in names if name.startswith("sre_scratch_")]
+            again = backups.play("backup_verify", *there)
+            assert again.returncode == 0, again.stdout
+            left = [row["datname"] for row in look.execute("SELECT datname FROM pg_database")]
+        assert not [name for name in left if name.startswith("sre_scratch_")]
+        stays = backups.play("backup_verify", *there, "-e", PINS)
+        assert stays.returncode == 2
+        assert "cannot drop a template database" in stays.stdout
+        assert stays.stdout.strip().splitlines()[-1].startswith("failed and undo failed"), "good, and still there"
 
 
 def test_the_catalog_fails_where_there_is_no_backup_or_an_old_one(backups, folder: Path):

@@ -15,7 +15,7 @@ from typing import Any
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import CLOCK_TOLERANCE_S, Backup, takes
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import LEAST, RESTORABLE, height
 from ansible_collections.sre.runbooks.plugins.module_utils.run.moments import utc_text
-from ansible_collections.sre.runbooks.plugins.module_utils.run.words import about, duration
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import about, counted, duration
 from ansible_collections.sre.runbooks.plugins.module_utils.run.words import size as size_words
 
 RESTORED, ARCHIVED, UNPROVEN, MISSING, PENDING, BEFORE = (
@@ -28,8 +28,9 @@ STATES = {
     UNPROVEN: ("!", "a backup that is not proven, or damaged"),
     MISSING: ("✕", "no backup"),
     PENDING: ("…", "today is not over, and the newest proven backup is young enough"),
-    BEFORE: ("", "before the first backup"),
+    BEFORE: ("", "before the oldest backup: nothing is known of it"),
 }
+GAPS = {MISSING: "without a backup", UNPROVEN: "not proven", BEFORE: "before the oldest backup"}
 # What a database's card looks like, the worst first.
 TONES = BAD_TONE, WARNING, GOOD = "bad", "warn", "good"
 
@@ -138,10 +139,19 @@ def page(system: str, hosts: Sequence[str], catalogs: Mapping[str, Mapping[str, 
 
 def _title(shown: Sequence[Mapping[str, Any]]) -> str:
     wrong = [one for one in shown if one["tone"] != GOOD]
+    covered = _covered([day["state"] for one in shown for day in one["days"]])
     if not wrong:
-        return "Every day has a proven backup"
+        return covered
     who = wrong[0]["name"] if len(shown) == 1 else f"{len(wrong)} of {len(shown)} databases"
-    return f"{who} {'needs' if len(wrong) == 1 else 'need'} a look"
+    return f"{who} {'needs' if len(wrong) == 1 else 'need'} a look: {covered}"
+
+
+def _covered(states: Sequence[str]) -> str:
+    """How many days have a proven backup, of those that are over or have one."""
+    proven, before = (sum(state in some for state in states) for some in ((RESTORED, ARCHIVED), (BEFORE,)))
+    days = counted(len(states) - states.count(PENDING), "day")
+    text = f"{proven} of {days} {'has' if proven == 1 else 'have'} a proven backup"
+    return text + (f", nothing is known of the {counted(before, 'day')} before the oldest one" if before else "")
 
 
 def _shown(host: str, catalog: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -152,16 +162,15 @@ def _shown(host: str, catalog: Mapping[str, Any] | None) -> dict[str, Any]:
         {**day, "number": int(day["date"][8:]), "mark": STATES[day["state"]][0], "meaning": STATES[day["state"]][1]}
         for day in catalog["days"]
     ]
-    gaps = [sum(day["state"] == state for day in days) for state in (MISSING, UNPROVEN)]
+    states = [day["state"] for day in days]
     objective, exposed, newest_age = catalog.get("objective_seconds"), catalog["exposed_s"], catalog["newest_age_s"]
     met = None if objective is None else newest_age is not None and newest_age <= float(objective)
-    is_bad = any(gaps) or exposed is None or met is False
-    tone = BAD_TONE if is_bad else WARNING if catalog["problems"] else GOOD
+    is_bad = MISSING in states or UNPROVEN in states or exposed is None or met is False
+    tone = BAD_TONE if is_bad else WARNING if catalog["problems"] or BEFORE in states else GOOD
     return {
         **catalog, "name": host, "tone": tone, "days": days,
         "words": ", ".join(
-            f"{count} {'day' if count == 1 else 'days'} {word}"
-            for count, word in zip(gaps, ("without a backup", "not proven"), strict=True) if count
+            f"{counted(states.count(state), 'day')} {word}" for state, word in GAPS.items() if state in states
         ) or "no gap",
         # Monday is the first column.
         "column": date.fromisoformat(days[0]["date"]).isoweekday(), "begin": days[0]["date"], "end": days[-1]["date"],

@@ -10,13 +10,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import (
-    BAD,
+    KNOWN,
     LEAST,
     RESTORABLE,
     UNVERIFIABLE,
     Verdict,
+    disproof,
     height,
-    proven_rung,
+    proof,
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.health.check import Check, Threshold, judged
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
@@ -56,19 +57,34 @@ class Backup:
         )
 
     @property
+    def proof(self) -> Verdict | None:
+        """The verdict that proves it as high as it is proven; None for a backup whose manifest cannot be read."""
+        return None if self.problem else proof(self.verdicts)
+
+    @property
     def proven_rung(self) -> str | None:
-        """The highest rung proven and not disproved since; None for a backup whose manifest cannot be read."""
-        return None if self.problem else proven_rung(self.verdicts)
+        """The highest rung proven and not disproved since."""
+        return self.proof.rung if self.proof else None
+
+    @property
+    def proven_on(self) -> str:
+        """The day of UTC on which it was; empty where it is not proven."""
+        return self.proof.proven_at[:10] if self.proof else ""
 
     @property
     def damage(self) -> str:
         """The last verdict about the backup itself where it is a bad one, else empty; `unverifiable` is about none."""
-        last = next((one.verdict for one in reversed(self.verdicts) if one.verdict != UNVERIFIABLE), "")
-        return last if last in BAD else ""
+        found = disproof(self.verdicts)
+        return found.verdict if found else ""
+
+    @property
+    def last_verdict(self) -> str | None:
+        """The last one; one that cannot be read says as little as `unverifiable`, and takes no damage back."""
+        last = self.verdicts[-1].verdict if self.verdicts else None
+        return last if last in (*KNOWN, None) else self.damage or UNVERIFIABLE
 
     def as_dict(self, moment: datetime) -> dict[str, Any]:
         """One line of a catalog, seen at `moment`."""
-        last = self.verdicts[-1] if self.verdicts else None
         return {
             "backup_id": self.backup_id,
             "place": self.place,
@@ -77,9 +93,9 @@ class Backup:
             "newest_row_at": self.newest_row_at,
             "age_s": round((moment - self.taken_at).total_seconds()) if self.taken_at else None,
             "total_bytes": self.total_bytes,
-            "verdict": last.verdict if last else None,
+            "verdict": self.last_verdict,
             "rung": self.proven_rung,
-            "proven_at": last.proven_at if last else None,
+            "proven_at": self.proof.proven_at if self.proof else None,
         }
 
 
@@ -159,16 +175,15 @@ def pick(
 def _require_usable(found: Sequence[Backup], backup_id: str, summary: str, hint: str) -> None:
     if not found:
         raise RunbookError(f"There is no backup with the id {backup_id}: {summary}", hint)
-    last = found[-1].verdicts[-1].verdict if found[-1].verdicts else ""
-    if last in BAD:
-        raise RunbookError(f"The backup {backup_id} is {last}, as its last proof says: {summary}", hint)
+    if found[-1].damage:
+        raise RunbookError(f"The backup {backup_id} is {found[-1].damage}, as its last proof says: {summary}", hint)
 
 
 KIND = "catalog"
 # Clocks of two machines differ by seconds; more is a wrong clock.
 CLOCK_TOLERANCE_S = 300
 HEADING = (
-    f"{'target':<24} {'newest backup':<22} {'age':>10} {'size':>10}  {'proven':<12} {'backups':>7}  a restore takes"
+    f"{'target':<24} {'newest backup':<22} {'age':>10} {'size':>10}  {'proven':<22} {'backups':>7}  a restore takes"
 )
 
 
@@ -183,16 +198,16 @@ def takes(backups: Sequence[Backup], least_rung: str | None) -> Backup | None:
 def line_of(target: str, backups: Sequence[Backup], moment: datetime, least_rung: str | None) -> str:
     """A line of the terminal's table under HEADING."""
     if not backups:
-        return f"{target:<24} {'none':<22} {'':>10} {'':>10}  {'':<12} {0:>7}  none"
+        return f"{target:<24} {'none':<22} {'':>10} {'':>10}  {'':<22} {0:>7}  none"
     newest, taken = backups[-1].as_dict(moment), takes(backups, least_rung)
     age = "unknown" if newest["age_s"] is None else about(newest["age_s"])
     size = "unknown" if newest["total_bytes"] is None else size_words(newest["total_bytes"])
-    verdict = backups[-1].damage or newest["rung"] or "not proven"
+    proven = backups[-1].damage or f"{newest['rung'] or 'not proven'} {backups[-1].proven_on}"
     told = "none: it refuses"
     if taken:
         old = (moment - taken.taken_at).total_seconds()
         told = "the newest" if taken == backups[-1] else f"{taken.backup_id}, {about(old)} old"
-    return f"{target:<24} {newest['backup_id']:<22} {age:>10} {size:>10}  {verdict:<12} {len(backups):>7}  {told}"
+    return f"{target:<24} {newest['backup_id']:<22} {age:>10} {size:>10}  {proven:<22} {len(backups):>7}  {told}"
 
 
 def listing(backups: Sequence[Backup], moment: datetime) -> list[str]:
@@ -202,9 +217,8 @@ def listing(backups: Sequence[Backup], moment: datetime) -> list[str]:
         seen = one.as_dict(moment)
         age = "of an unknown age" if seen["age_s"] is None else f"{about(seen['age_s'])} old"
         size = "" if seen["total_bytes"] is None else f", {size_words(seen['total_bytes'])}"
-        proven = f"proven to {seen['rung']}" if seen["rung"] else "not proven"
-        state = seen["verdict"] if seen["verdict"] in BAD else proven
-        lines.append(f"{one.backup_id}  {age}{size}, {one.problem or state}")
+        proven = f"proven to {seen['rung']} on {one.proven_on}" if seen["rung"] else "not proven"
+        lines.append(f"{one.backup_id}  {age}{size}, {one.problem or one.damage or proven}")
     return lines
 
 
@@ -294,6 +308,5 @@ def _summary(backups: Sequence[Backup]) -> str:
     if not backups:
         return "the catalog is empty."
     newest = backups[-1]
-    last = newest.verdicts[-1].verdict if newest.verdicts else ""
-    state = newest.problem or (last if last in BAD else f"proven to {newest.proven_rung or 'no rung'}")
+    state = newest.problem or newest.damage or f"proven to {newest.proven_rung or 'no rung'}"
     return f"the catalog holds {len(backups)}, the newest is {newest.backup_id} ({state.rstrip('.')})."

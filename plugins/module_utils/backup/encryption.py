@@ -181,7 +181,11 @@ def gpg_error(code: int, said: str) -> RunbookError:
         return KeyMissingError(f"The passphrase does not open the secret key (gpg: {words}).")
     if "No secret key" in said:
         return KeyMissingError(f"No secret key of this host opens it (gpg: {words}).")
-    return RunbookError(f"gpg ended with exit code {code}: {words or 'it printed no error'}.", code=code)
+    return RunbookError(
+        f"gpg ended with exit code {code}: {words or 'it printed no error'}.",
+        "Look at what it says, at the keys that store_recipients and store_keyring name, and at the room of the disk,"
+        " then start it again.", code=code,
+    )
 
 
 @contextlib.contextmanager

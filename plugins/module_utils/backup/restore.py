@@ -32,10 +32,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.swap import (
     Swap,
     copy_name,
 )
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import (
-    BAD,
-    height,
-)
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import height
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql import marker as markers
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.client_tools import find_client_tools
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import (
@@ -146,7 +143,7 @@ class Restore:
         self.result.values["backup"] = {
             "backup_id": backup.backup_id, "taken_at": manifest.snapshot.taken_at, "proven_rung": backup.proven_rung,
             "newest_row_at": manifest.newest_row_at, "size_bytes": manifest.database.size_bytes,
-            "drill_seconds": _drill_seconds(backup), "newer": _newer(backups, backup),
+            "drill_seconds": _drill_seconds(request.place, backup.backup_id), "newer": _newer(backups, backup),
             "rows": _rows(manifest), "rows_before": _rows_before(request.place, backups, backup),
         }
         properties = manifest.database
@@ -403,7 +400,11 @@ class Restore:
         kept = self._kept(position)
         self.result.values["retired"] = kept.name
         if position.live is None or kept.marker is None:
-            raise RunbookError(f"There is no live database {name!r} to exchange {kept.name!r} for.")
+            raise RunbookError(
+                f"There is no live database {name!r} to exchange {kept.name!r} for.",
+                f"Look at who dropped or renamed it. To let {kept.name!r} be {name!r} again, rename it by hand"
+                " (ALTER DATABASE … RENAME TO …) and allow connections.",
+            )
         plan.add("exchange the names back", name, "restored", f"the one kept as {kept.name}")
         if self.check:
             self._plan_export()
@@ -548,7 +549,7 @@ def _newer(backups: list[Backup], chosen: Backup) -> dict[str, Any]:
         if one.taken_at and chosen.taken_at and one.taken_at > chosen.taken_at
         and height(one.proven_rung) < height(chosen.proven_rung)
     ]
-    damaged = [one for one in newer if one.verdicts and one.verdicts[-1].verdict in BAD]
+    damaged = [one for one in newer if one.damage]
     return {
         "count": len(newer) - len(damaged), "damaged": len(damaged),
         "newest_taken_at": utc_text(newer[-1].taken_at) if newer else None,
@@ -568,13 +569,14 @@ def _rows_before(place: TargetStore, backups: list[Backup], chosen: Backup) -> i
         return None
 
 
-def _drill_seconds(backup: Backup) -> float | None:
-    """How long the last drill took to restore and compare it; None when there was none."""
-    for verdict in reversed(backup.verdicts):
-        seconds = [rung.duration_s for rung in verdict.rungs if rung.name in ("restore", "content") and rung.passed]
-        if seconds:
-            return round(sum(seconds), 1)
-    return None
+def _drill_seconds(place: TargetStore, backup_id: str) -> float | None:
+    """How long a recovery took in the last drill; None when there was none."""
+    try:
+        # Not those of the catalog: a bucket's are made from names, which tell no durations.
+        took = [verdict.recovery_s for verdict in place.verdicts(backup_id) if verdict.recovery_s is not None]
+    except RunbookError:  # a length that is not known stops no restore
+        return None
+    return round(took[-1], 1) if took else None
 
 
 def _own(properties: Properties) -> Properties:

@@ -8,18 +8,20 @@ import contextlib
 import re
 import secrets
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.load import create_database
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql import marker
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import (
+    DATABASE_ERROR,
     Login,
     connect,
     first_line,
     identifier,
 )
-from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError, reason
 from ansible_collections.sre.runbooks.plugins.module_utils.run.words import size
 
 if TYPE_CHECKING:
@@ -50,9 +52,21 @@ SELECT count(*) FILTER (WHERE state = 'active' AND pid <> pg_backend_pid()) AS a
 """
 
 
+@dataclass
+class Scratch:
+    """A drill's database. `stays` is why it could not be dropped; empty where nothing of it stays."""
+
+    name: str
+    stays: str = ""
+
+
+def _prefix(backup_id: str) -> str:
+    return f"sre_scratch_{backup_id.lower().replace('-', '_')}_"
+
+
 def scratch_name(backup_id: str) -> str:
     """A new name for a drill's database."""
-    return f"sre_scratch_{backup_id.lower().replace('-', '_')}_{secrets.token_hex(4)}"
+    return f"{_prefix(backup_id)}{secrets.token_hex(4)}"
 
 
 def is_leftover(name: str, comment: str | None) -> bool:
@@ -65,16 +79,58 @@ def is_leftover(name: str, comment: str | None) -> bool:
 
 def drop_leftovers(connection: psycopg.Connection[dict[str, Any]], say: Callable[[str], None]) -> None:
     """Drop the databases of drills that are dead, and say which; one that cannot be dropped stops no drill."""
-    for row in connection.execute(DATABASES).fetchall():
-        if not is_leftover(row["name"], row["comment"]):
-            continue
-        if connection.execute(LOCK, [row["name"]]).fetchone()["held"]:
+    for name in _there(connection):
+        if connection.execute(LOCK, [name]).fetchone()["held"]:
             try:
-                _drop(connection, row["name"])
-                say(f"dropped {row['name']}, which a killed drill left")
-            except errors.ObjectInUse as error:
-                say(f"{row['name']}, which a killed drill left, could not be dropped ({first_line(error)})")
-            connection.execute(UNLOCK, [row["name"]])
+                _drop(connection, name)
+                say(f"dropped {name}, which a killed drill left")
+            except errors.Error as error:
+                say(f"{name}, which a killed drill left, could not be dropped ({first_line(error)})")
+            connection.execute(UNLOCK, [name])
+
+
+def _there(connection: psycopg.Connection[dict[str, Any]]) -> list[str]:
+    """The databases of all drills, dead or not."""
+    return [row["name"] for row in connection.execute(DATABASES) if is_leftover(row["name"], row["comment"])]
+
+
+def drop_all(login: Login, backup_id: str) -> list[str]:
+    """Drop what drills that are dead left on a server, and see that nothing of a backup stays there.
+
+    Args:
+        login: on the maintenance database of that server.
+        backup_id: which backup was drilled.
+
+    Returns:
+        The names of what was dropped.
+
+    Raises:
+        RunbookError: a database of its drills stays, or nobody can know.
+    """
+    server, said = f"{login.host}:{login.port}", []
+    try:
+        with connect(login, "drill") as connection:
+            before = _there(connection)
+            drop_leftovers(connection, said.append)
+            after = _there(connection)
+    except (RunbookError, *DATABASE_ERROR) as error:
+        raise RunbookError(
+            f"Whether a scratch database with the data of {backup_id} stays on {server} cannot be known:"
+            f" {_why(error)}.",
+            "When that server answers, start the drill again: it drops what is left there.",
+        ) from error
+    if left := [name for name in after if name.startswith(_prefix(backup_id))]:
+        why = "; ".join(one for one in said if left[0] in one) or "its drill still has a session there"
+        raise RunbookError(
+            f"The scratch database {' and '.join(left)} with the data of {backup_id} stays on {server}: {why}.",
+            "Mend that, or wait for it, then start the drill again, which drops it, or run there: DROP DATABASE"
+            f" {left[0]} WITH (FORCE);", left=left,
+        )
+    return sorted(set(before) - set(after))
+
+
+def _why(error: Exception) -> str:
+    return reason(error) if isinstance(error, RunbookError) else first_line(error).rstrip(".")
 
 
 def _drop(connection: psycopg.Connection[dict[str, Any]], name: str) -> None:
@@ -128,11 +184,13 @@ def is_own_server(connection: psycopg.Connection[dict[str, Any]], manifest: Mani
 
 @contextlib.contextmanager
 def scratch_database(
-    login: Login, manifest: Manifest, *, own_server: bool, free_bytes: int | None, say: Callable[[str], None]
-) -> Iterator[str]:
-    """The name of a new, empty database as the manifest describes it; dropped at the end.
+    scratch: Scratch, login: Login, manifest: Manifest, *, own_server: bool, free_bytes: int | None,
+    say: Callable[[str], None],
+) -> Iterator[None]:
+    """A new, empty database as the manifest describes it; dropped at the end, or its `stays` says why not.
 
     Args:
+        scratch: what it is called.
         login: on the scratch server's maintenance database.
         manifest: of the backup.
         own_server: True where the server serves production: nothing but the database is made there.
@@ -152,7 +210,7 @@ def scratch_database(
             roles = create_missing_roles(connection, manifest)
             if roles:
                 say(f"created roles without login on the scratch server: {', '.join(roles)}")
-        name = scratch_name(manifest.backup_id)
+        name = scratch.name
         connection.execute(LOCK, [name])
         try:
             create_database(connection, name, manifest.database)
@@ -160,20 +218,18 @@ def scratch_database(
             connection.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(identifier(name), comment))
             # It is created closed to all but superusers; whoever drills need not be one.
             connection.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT -1").format(identifier(name)))
-            yield name
+            yield
         finally:
-            _drop_for_sure(login, connection, name, say)
+            _drop_for_sure(login, connection, scratch)
 
 
-def _drop_for_sure(
-    login: Login, connection: psycopg.Connection[dict[str, Any]], name: str, say: Callable[[str], None]
-) -> None:
+def _drop_for_sure(login: Login, connection: psycopg.Connection[dict[str, Any]], scratch: Scratch) -> None:
     """Drop it, over a new session when the first one is lost; what cannot be dropped is left to the next drill."""
     try:
-        _drop(connection, name)
-    except errors.OperationalError:
+        _drop(connection, scratch.name)
+    except DATABASE_ERROR:
         try:
             with connect(login, "drill") as another:
-                _drop(another, name)
-        except (RunbookError, errors.OperationalError) as error:
-            say(f"{name} could not be dropped ({first_line(error).rstrip('.')}); the next drill on that server does it")
+                _drop(another, scratch.name)
+        except (RunbookError, *DATABASE_ERROR) as error:
+            scratch.stays = _why(error)

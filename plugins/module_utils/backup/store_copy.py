@@ -17,8 +17,14 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.scanner import FindingError, compare_names
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import RESERVE_BYTES, TargetStore, left_after
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import BAD, GOOD, Rung, Verdict, proven_rung
-from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import (
+    GOOD,
+    Rung,
+    Verdict,
+    disproof,
+    proven_rung,
+)
+from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError, reason
 from ansible_collections.sre.runbooks.plugins.module_utils.run.moments import now
 from ansible_collections.sre.runbooks.plugins.module_utils.run.plan import Plan
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
@@ -119,10 +125,9 @@ def _look_for_copy(destination: TargetStore, manifest: Manifest) -> tuple[Manife
             f" {manifest.snapshot.taken_at}.",
             "Nothing there is overwritten: find out who wrote it before you remove one of the two.",
         )
-    if verdicts and verdicts[-1].verdict in BAD:
+    if found := disproof(verdicts):
         raise RunbookError(
-            f"{destination.at(backup_id)} is there already and was found {verdicts[-1].verdict} at"
-            f" {verdicts[-1].proven_at}.",
+            f"{destination.at(backup_id)} is there already and was found {found.verdict} at {found.proven_at}.",
             "Nothing there is overwritten: look at that store, remove the damaged copy by hand, then copy it again.",
         )
     return there, proven_rung(verdicts)
@@ -199,10 +204,11 @@ def carry_out(request: Request, observed: Observed, progress: Progress) -> Verdi
         verdict = _prove(destination, copy, progress)
     try:
         destination.add_verdict(verdict)
-    except OSError as error:
+    except (OSError, RunbookError) as error:
         raise RunbookError(
-            f"{destination.at(verdict.backup_id)} is copied and proven, and its verdict cannot be written down:"
-            f" {error.strerror}.", "Look at the room and the rights of that store, then start it again.",
+            f"{destination.at(verdict.backup_id)} is copied and proven to the rung {verdict.rung}, and that cannot be"
+            f" written down, so its catalog calls it not proven: {reason(error)}.",
+            "Look at the room and the rights of that store, then start it again: it proves the copy that is there.",
         ) from error
     return verdict
 

@@ -547,7 +547,11 @@ class Swap:
     def _live(self) -> Database:
         live = self.position().live
         if live is None:
-            raise RunbookError(f"There is no database {self.database!r} on {self.login.host}:{self.login.port}.")
+            raise RunbookError(
+                f"There is no database {self.database!r} on {self.login.host}:{self.login.port}.",
+                "Look in the server's log for who dropped or renamed it; the playbook sre.runbooks.database_restore"
+                " brings it back from a backup.",
+            )
         return live
 
     def _prepared(self, position: Position) -> Database:
@@ -562,7 +566,11 @@ class Swap:
     @staticmethod
     def _marker(database: Database) -> Marker:
         if database.marker is None:
-            raise RunbookError(f"The database {database.name!r} carries no marker of a swap.")
+            raise RunbookError(
+                f"The database {database.name!r} carries no marker of a swap.",
+                "Somebody changed its comment meanwhile: see which databases that server has, and what their comments"
+                " say, before you rename one.",
+            )
         return database.marker
 
 

@@ -15,6 +15,8 @@ from ansible_collections.sre.runbooks.plugins.module_utils.run.records import ap
 
 # From the cheapest to the strongest; each includes those before it.
 RUNGS = ("bytes", "archive", "restore", "content", "application")
+# The rungs that a recovery has to do as well.
+RECOVERY = ("restore", "content", "application")
 VERDICTS = "verdicts.jsonl"
 # How high a backup must be proven to count as one at all, and for a restore to take it without being told to.
 LEAST, RESTORABLE = "archive", "restore"
@@ -38,13 +40,23 @@ class Rung:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a verification found. `rung` is the highest passed, None when not even the first was."""
+    """What a verification found.
+
+    Args:
+        verdict: one of KNOWN.
+        rung: the highest passed, None when not even the first was.
+        proven_at: ISO 8601 in UTC.
+        backup_id: of which backup.
+        rungs: those that were tried.
+        fetch_s: seconds of the first rung that fetching and decrypting took; 0 where a backup is read in place.
+    """
 
     verdict: str
     rung: str | None
     proven_at: str
     backup_id: str
     rungs: list[Rung] = field(default_factory=list)
+    fetch_s: float = 0.0
 
     def __post_init__(self) -> None:
         """Take only what can be judged.
@@ -54,6 +66,12 @@ class Verdict:
         """
         if self.verdict not in (*KNOWN, UNREADABLE) or self.rung not in (*RUNGS, None):
             raise ValueError(f"{self.verdict!r} at {self.rung!r} is no verdict")
+
+    @property
+    def recovery_s(self) -> float | None:
+        """Seconds until the data were back: fetched, decrypted, restored, proven; None when it came to no restore."""
+        took = [rung.duration_s for rung in self.rungs if rung.name in RECOVERY and rung.passed]
+        return round(self.fetch_s + sum(took), 3) if took else None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -70,19 +88,34 @@ def height(rung: str | None) -> int:
     return RUNGS.index(rung) + 1 if rung else 0
 
 
-def proven_rung(verdicts: Sequence[Verdict]) -> str | None:
-    """The highest rung that was proven and not disproved since.
+def proof(verdicts: Sequence[Verdict]) -> Verdict | None:
+    """The last of those that prove the highest rung, and were not disproved since; None without a proof.
 
     A verdict `unverifiable` says nothing about the backup; `corrupt` and `incomplete` undo every proof before them, and
     so does one that cannot be read, since it may have been one of these.
     """
-    best: str | None = None
+    best: Verdict | None = None
     for verdict in verdicts:
         if verdict.verdict in (*BAD, UNREADABLE):
             best = None
-        elif verdict.verdict == GOOD and height(verdict.rung) > height(best):
-            best = verdict.rung
+        elif verdict.verdict == GOOD and height(verdict.rung) >= (height(best.rung) if best else 1):
+            best = verdict
     return best
+
+
+def proven_rung(verdicts: Sequence[Verdict]) -> str | None:
+    """The highest rung that was proven and not disproved since; None for none."""
+    best = proof(verdicts)
+    return best.rung if best else None
+
+
+def disproof(verdicts: Sequence[Verdict]) -> Verdict | None:
+    """The last verdict about the backup itself where it is one of BAD, else None.
+
+    `unverifiable` is about none, and one that cannot be read takes none back.
+    """
+    last = next((one for one in reversed(verdicts) if one.verdict in (GOOD, *BAD)), None)
+    return last if last and last.verdict in BAD else None
 
 
 def append_verdict(folder: Path, verdict: Verdict) -> None:

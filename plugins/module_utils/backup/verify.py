@@ -27,7 +27,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.scanner import
     compare_names,
     some,
 )
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.scratch import scratch_database
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.scratch import Scratch, scratch_database, scratch_name
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import DATA, TargetStore
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.transfer import BrokenFileError
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import (
@@ -47,7 +47,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection
     first_line,
     tool_options,
 )
-from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
+from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError, reason
 from ansible_collections.sre.runbooks.plugins.module_utils.run.moments import now
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
 from ansible_collections.sre.runbooks.plugins.module_utils.run.words import counted
@@ -129,7 +129,9 @@ class Verification:
         self._scanner = Scanner(Path(), [], False, 0)
         self._missing_key = ""
         self._read = False
+        self._fetch_s = 0.0
         self.notes: list[str] = []
+        self.scratch = Scratch(scratch_name(backup_id))
         self.manifest: Manifest | None = None
 
     def _doing(self) -> str:
@@ -144,13 +146,15 @@ class Verification:
             except FindingError as finding:
                 verdict = finding.verdict
         passed = [rung.name for rung in self._rungs if rung.passed]
-        result = Verdict(verdict, passed[-1] if passed else None, now(), backup_id, self._rungs)
+        result = Verdict(verdict, passed[-1] if passed else None, now(), backup_id, self._rungs, self._fetch_s)
         try:
             self._store.add_verdict(result)
-        except OSError as error:
+        except (OSError, RunbookError) as error:
+            found = f": {self._rungs[-1].detail.rstrip('.')}" if verdict != GOOD else ""
             raise RunbookError(
-                f"The verdict {verdict} of {backup_id} (rung {result.rung}) cannot be written down: {error}.",
-                "Look at the rights and the room of the store, then prove it again.",
+                f"The backup {backup_id} is {verdict} (highest rung passed: {result.rung or 'none'}){found}. That"
+                f" cannot be written down, so the catalog still shows what was known before: {reason(error)}.",
+                "Look at the rights and the room of the store, then prove it again before anybody restores from it.",
                 verdict=result.as_dict(),
             ) from error
         return result
@@ -240,9 +244,12 @@ class Verification:
     def _have_plain(self, manifest: Manifest) -> bool:
         """Have the plain files in a folder; False when only the stored ones can be, and need be, proven."""
         store, jobs = self._store, self._drill.jobs
+        is_in_place = store.is_in_place and not manifest.encryption
         try:
-            if self._reaches("archive") or (store.is_in_place and not manifest.encryption):
+            if self._reaches("archive") or is_in_place:
+                started = time.monotonic()
                 self._folder = self._stack.enter_context(store.plain(manifest, jobs, self._progress))
+                self._fetch_s = 0.0 if is_in_place else round(time.monotonic() - started, 3)
                 return True
         except KeyMissingError as error:
             self._missing_key = (
@@ -282,27 +289,26 @@ class Verification:
 
     def _drill_database(self) -> None:
         with contextlib.ExitStack() as stack:
-            name = ""
-
             def restore() -> str:
-                nonlocal name
-                name = self._restore(stack)
-                return f"into {name} on {self._drill.login.host}:{self._drill.login.port}"
+                self._restore(stack)
+                return f"into {self.scratch.name} on {self._drill.login.host}:{self._drill.login.port}"
 
             self._rung("restore", restore)
-            login = self._drill.login.at(name)
+            login = self._drill.login.at(self.scratch.name)
             if self._reaches("content"):
                 self._rung("content", lambda: self._content(login))
             if self._reaches("application"):
                 self._rung("application", lambda: self._application(login))
             self._activity = lambda: "dropping the scratch database"
 
-    def _restore(self, stack: contextlib.ExitStack) -> str:
+    def _restore(self, stack: contextlib.ExitStack) -> None:
         drill, manifest = self._drill, self.manifest
         self._activity = lambda: f"restoring {size_words(manifest.database.size_bytes)} on {drill.login.host}"
         self._progress.say(self._activity())
-        name = stack.enter_context(scratch_database(
-            drill.login, manifest, own_server=drill.own_server, free_bytes=drill.free_bytes, say=self.notes.append
+        name = self.scratch.name
+        stack.enter_context(scratch_database(
+            self.scratch, drill.login, manifest, own_server=drill.own_server, free_bytes=drill.free_bytes,
+            say=self.notes.append,
         ))
         with connect(drill.login, "drill") as connection:
             options = f"{SCRATCH_OPTIONS} {tool_options(connection)}"
@@ -314,7 +320,6 @@ class Verification:
             replay_properties(drill.login, name, manifest)
         except RunbookError as error:
             raise FindingError(verdict_of_restore_error(error), str(error)) from error
-        return name
 
     def _content(self, login: Login) -> str:
         try:

@@ -24,3 +24,8 @@ class RunbookError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()
+
+
+def reason(error: Exception) -> str:
+    """Why something failed, as a part of another sentence: without its full stop, and without a next step."""
+    return (error.message if isinstance(error, RunbookError) else str(error)).rstrip(".")

@@ -41,6 +41,8 @@ EXPLAINED = {
 MEASURES = {
     "recovery_time": "Recovery time",
     "recovery_point": "Data lost (time)",
+    "would_be_lost": "Data that a restore would lose now (time)",
+    "newest_row_age": "Newest row when the backup was made (age)",
     "outage": "Outage (stop to healthy)",
     "exchange": "Exchange",
     "size": "Size",
@@ -225,6 +227,8 @@ def _share(measure: Mapping[str, Any]) -> float | None:
 def _lost(first: Mapping[str, dict[str, Any]], outcome: str) -> dict[str, Any] | None:
     """What was lost: rows where they were counted, else the time without data; None where a success names neither."""
     rows, point = first.get("rows_lost"), first.get("recovery_point")
+    if "would_be_lost" in first:  # measured by a drill, which loses nothing
+        return None
     if not rows and not point:
         untouched = outcome in (outcomes.REFUSED, outcomes.NOTHING_TO_DO)
         nothing = {"value": "Nothing", "words": "nothing was changed", "tone": "quiet"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.bucket import TargetBucket
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login, connect
 from psycopg import sql
 
@@ -41,6 +43,19 @@ CREATE FOREIGN TABLE outside (line text) SERVER files OPTIONS (filename '/etc/ho
 CREATE SEQUENCE downwards INCREMENT -1; SELECT nextval('downwards'), nextval('downwards');
 SELECT lo_from_bytea(0, '\\x0102'), lo_from_bytea(0, '\\x03');
 """
+
+
+@contextlib.contextmanager
+def read_only(place: TargetBucket, part: str = "") -> Iterator[None]:
+    """The key may list and read what a bucket has of a target, or of a part of it, and not write there."""
+    client, name = place._s3._client, place._s3.bucket.bucket
+    below = f"arn:aws:s3:::{name}/{place._s3.bucket.prefix}/{place._root}/{part}*"
+    denied = {"Effect": "Deny", "Principal": "*", "Action": "s3:PutObject", "Resource": below}
+    client.put_bucket_policy(Bucket=name, Policy=json.dumps({"Version": "2012-10-17", "Statement": [denied]}))
+    try:
+        yield
+    finally:
+        client.delete_bucket_policy(Bucket=name)
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ from lab.keys import Key
 from lab.postgresql import bin_directory
 from lab.s3 import S3Server
 from tests.disks import mounted
-from tests.integration.backup.conftest import arguments_for, as_arguments
+from tests.integration.backup.conftest import arguments_for, as_arguments, read_only
 
 Call = Callable[..., dict[str, Any]]
 Start = Callable[..., subprocess.Popen[str]]
@@ -331,6 +331,18 @@ def test_a_copy_without_a_verdict_is_proven_and_a_damaged_one_is_an_error(
     assert verify(call_module, filled, options, "bytes")["verdict"] == "corrupt"
     with pytest.raises(RunbookError, match="was found corrupt"):
         copy(source, destination)
+
+
+def test_a_copy_whose_verdict_cannot_be_written_is_said_to_be_there(source: TargetFolder, stores: Stores) -> None:
+    destination, (backup_id,) = stores.make("bucket"), source.ids()
+    with read_only(destination, "verdicts/"), pytest.raises(RunbookError) as caught:
+        copy(source, destination)
+    assert f"{destination.at(backup_id)} is copied and proven to the rung bytes, and that cannot be written" in str(
+        caught.value
+    )
+    assert "AccessDenied" in caught.value.message
+    copy(source, destination)
+    assert destination.backups()[0].proven_rung == "bytes"
 
 
 def test_only_what_is_proven_is_copied_and_what_was_passed_over_is_said(

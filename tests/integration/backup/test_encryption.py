@@ -65,8 +65,9 @@ def test_a_wrong_passphrase_opens_nothing_and_is_not_told(keys: dict) -> None:
 def test_a_flipped_byte_is_never_decrypted_as_if_nothing_were(keys: dict, at: float) -> None:
     sealed = bytearray(seal(os.urandom(MIB), keys["first"].public))
     sealed[int(len(sealed) * at)] ^= 1
-    with pytest.raises(RunbookError):
+    with pytest.raises(RunbookError) as caught:
         unseal(bytes(sealed), Keyring(str(keys["first"].home)))
+    assert "the keys that store_recipients and store_keyring name" in caught.value.hint
 
 
 def test_a_stream_that_ends_too_early_is_an_error(keys: dict) -> None:

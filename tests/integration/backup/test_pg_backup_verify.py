@@ -8,10 +8,12 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.sre.runbooks.plugins.module_utils.backup import scratch
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import MANIFEST, read_manifest, render
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import read_verdicts
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login, connect
@@ -82,6 +84,7 @@ def test_a_whole_backup_is_good_up_to_each_rung(
     assert read_verdicts(folder)[-1].as_dict() == result["verdict"]
     assert left(scratch_server) == []
     assert (result["recovery_seconds"] is None) == (rung in ("bytes", "archive"))
+    assert result["verdict"]["fetch_s"] == 0, "it is read where it lies"
 
 
 def flip(path: Path, position: int) -> None:
@@ -316,11 +319,58 @@ def test_the_next_drill_drops_what_a_killed_one_left(
         connection.execute("DROP DATABASE sre_scratch_of_somebody_else")
 
 
+def test_what_a_drill_left_is_dropped_and_what_cannot_be_is_named(
+    scratch_server: PostgresServer, call_module: Call, verify_arguments: Call
+):
+    """B40 ⚠: it holds what is in production, and is no less there when a playbook says that it was undone."""
+    arguments = verify_arguments(scratch_server.login, state="cleared", backup_id="20261121T021500Z-3fa9")
+    name = scratch.scratch_name(arguments["backup_id"])
+    with connect(scratch_server.login) as drill:
+        drill.execute(f"CREATE DATABASE {name}".encode())
+        drill.execute(scratch.LOCK, [name])
+        held = call_module("pg_backup_verify", arguments)
+        assert f"The scratch database {name} with the data of {arguments['backup_id']} stays on" in held["msg"]
+        assert f"DROP DATABASE {name}" in held["msg"]
+        assert left(scratch_server) == [name]
+    assert call_module("pg_backup_verify", arguments, check_mode=True)["changed"]
+    assert left(scratch_server) == [name]
+    dropped = call_module("pg_backup_verify", arguments)
+    assert f"{name}, which a drill left, is dropped." in dropped["message"]
+    assert left(scratch_server) == []
+    assert not call_module("pg_backup_verify", arguments)["changed"]
+    silent = replace(scratch_server.login, port=machine.free_port())
+    unknown = call_module("pg_backup_verify", arguments | {"login": verify_arguments(silent)["login"]})
+    assert "cannot be known: No connection to PostgreSQL" in unknown["msg"]
+
+
+TEMPLATE = "UPDATE pg_database SET datistemplate = true WHERE datname = current_database() RETURNING datistemplate"
+
+
+def test_a_good_drill_says_which_database_it_could_not_drop(
+    folder: Path, scratch_server: PostgresServer, call_module: Call, verify_arguments: Call
+):
+    """B40 ⚠: what is proven is proven, and a copy of production that stays is no part of it."""
+    check = f"WITH made AS ({TEMPLATE}) SELECT datistemplate FROM made"
+    result = call_module(
+        "pg_backup_verify", verify_arguments(scratch_server.login, rung="application", application_check=check)
+    )
+    assert result["verdict"]["verdict"] == "good", last_detail(result)
+    (name,) = left(scratch_server)
+    assert f"The scratch database {name} on 127.0.0.1:{scratch_server.port} could not be dropped" in result["left"]
+    arguments = verify_arguments(scratch_server.login, state="cleared", backup_id=folder.name)
+    assert "cannot drop a template database" in call_module("pg_backup_verify", arguments)["msg"]
+    with connect(scratch_server.login) as connection:
+        connection.execute(f"ALTER DATABASE {name} IS_TEMPLATE false".encode())
+    assert call_module("pg_backup_verify", arguments)["changed"]
+    assert left(scratch_server) == []
+
+
 def test_check_mode_chooses_and_touches_nothing(
     folder: Path, scratch_server: PostgresServer, call_module: Call, verify_arguments: Call
 ):
     result = call_module("pg_backup_verify", verify_arguments(scratch_server.login), check_mode=True)
     assert result["plan"][0]["target"] == f"orders-db {folder.name}"
+    assert result["backup_id"] == folder.name
     assert result["plan"][0]["before"] == "no rung"
     assert not read_verdicts(folder)
 

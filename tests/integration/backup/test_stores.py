@@ -18,18 +18,20 @@ from typing import Any
 import pytest
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.arguments import place_of, store_spec
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.restore import Request, Restore
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.s3 import Bucket
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetStore
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import Verdict
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verify import Drill, Verification
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login, connect
+from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
 
 from lab import machine
 from lab.keys import Key
 from lab.postgresql import bin_directory
 from lab.s3 import S3Server
-from tests.integration.backup.conftest import as_arguments
+from tests.integration.backup.conftest import as_arguments, read_only
 
 Call = Callable[..., dict[str, Any]]
 KINDS = ("encrypted folder", "bucket", "encrypted bucket")
@@ -139,6 +141,21 @@ def test_what_leaves_for_a_store_comes_back_whole_and_nothing_plain_is_left(kept
     assert listed["taken_at"] == made["backup"]["taken_at"]
 
 
+def test_a_recovery_is_as_long_as_its_fetching_and_its_restore(kept: Kept) -> None:
+    """B45 ⚠: three hours of fetching are hours in which nobody works; a restore is told what its drill took."""
+    kept.backup()
+    proof = kept.verify()
+    fetch_s = proof["verdict"]["fetch_s"]
+    rungs = {rung["name"]: rung["duration_s"] for rung in proof["verdict"]["rungs"]}
+    assert 0 < fetch_s < rungs["bytes"]
+    assert proof["recovery_seconds"] == pytest.approx(fetch_s + rungs["restore"] + rungs["content"], abs=0.002)
+    assert "of it to fetch the files" in proof["message"]
+    login, database = kept.login.at("postgres"), kept.login.database
+    request = Request(login, database, "a run", kept.place, free_bytes=1 << 40, bin_directory=str(bin_directory()))
+    found = Restore(request, Progress(), check=True).reach("prepared").values["backup"]
+    assert found["drill_seconds"] == pytest.approx(proof["recovery_seconds"], abs=0.1)
+
+
 def test_the_store_has_nothing_that_can_be_read_without_a_key(kept: Kept) -> None:
     """B38 ⚠: whoever reads the store reads the customers."""
     kept.backup(compression_level=0)
@@ -215,6 +232,23 @@ def test_secrets_stay_out_of_what_a_module_returns(kept: Kept, bucket: Bucket) -
         text = json.dumps(result)
         assert bucket.secret_key not in text
         assert "never-told" not in text
+
+
+@pytest.mark.parametrize("kept", ["bucket"], indirect=True)
+def test_what_a_proof_found_is_said_although_it_cannot_be_written_down(kept: Kept) -> None:
+    """X14 ⚠: a corrupt backup, of which one would read only that access was denied."""
+    kept.backup()
+    assert kept.proof("archive").verdict == "good"
+    name = max(kept.stored(), key=lambda name: len(kept.stored()[name]))
+    kept.replace(name, b"something else")
+    with read_only(kept.place, "verdicts/"), pytest.raises(RunbookError) as caught:
+        kept.proof("bytes")
+    found, _unused, why = caught.value.message.partition(" That cannot be written down")
+    assert "is corrupt (highest rung passed: none): " in found
+    assert Path(name).name in found
+    assert "so the catalog still shows what was known before" in why
+    assert "AccessDenied" in why
+    assert kept.place.backups()[-1].proven_rung == "archive"
 
 
 @pytest.fixture

@@ -299,6 +299,20 @@ def test_a_database_that_is_gone_altogether_is_brought_back(shop: Shop) -> None:
     assert properties_of(shop) == before
 
 
+def test_without_a_live_database_there_is_no_way_back_and_somebody_says_how_to_go_on(shop: Shop) -> None:
+    shop.back_up()
+    for state in ("prepared", "swapped", "done"):
+        shop.reach(state)
+    with connect(shop.admin, "tests") as connection:
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(identifier(shop.name)))
+    with pytest.raises(RunbookError, match=f"no live database '{shop.name}' to exchange") as error:
+        shop.reach("undone", losses_agreed=True)
+    assert "rename it by hand" in error.value.hint
+    with pytest.raises(RunbookError, match="There is no database") as error:
+        Swap(shop.admin, shop.name, "a run", Progress())._live()
+    assert "sre.runbooks.database_restore brings it back" in error.value.hint
+
+
 def test_two_operators_at_once_never_work_on_one_database_together(shop: Shop) -> None:
     shop.back_up()
     other = Swap(shop.admin, shop.name, "the other", Progress())

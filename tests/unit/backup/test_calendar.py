@@ -8,7 +8,13 @@ import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.calendar import BAD_TONE, GOOD, calendar, page
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.calendar import (
+    BAD_TONE,
+    GOOD,
+    WARNING,
+    calendar,
+    page,
+)
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import Backup, Limits
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.exposition import exposition
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import RUNGS, Verdict
@@ -113,7 +119,7 @@ def test_the_page_tells_rpo_and_who_could_not_be_read_and_shows_trouble_first():
     assert (by_name["gap-db"]["met"], by_name["gap-db"]["exposed"]) == (False, "3 days")
     assert by_name["silent-db"]["tone"] == BAD_TONE
     assert "could not be read" in by_name["silent-db"]["problems"][0]
-    assert shown["title"] == "2 of 3 databases need a look"
+    assert shown["title"] == "2 of 3 databases need a look: 6 of 8 days have a proven backup"
     assert shown["tone"] == BAD_TONE
 
 
@@ -136,6 +142,28 @@ def test_a_day_without_proof_and_a_missed_rpo_are_never_good(backups: list[Backu
     """B42 ⚠: nothing unproven is called good, and 25 hours are too old where an hour may be lost."""
     catalog = {**drawn(backups, 2), "objective_seconds": objective, "problems": []}
     assert page("s", ["t"], {"t": catalog})["tone"] == tone
+
+
+@pytest.mark.parametrize(
+    ("ages", "title", "tone"),
+    [
+        ([1], "t needs a look: 1 of 7 days has a proven backup, nothing is known of the 6 days before the oldest one",
+         WARNING),
+        ([121, 97, 73, 49, 25, 1],
+         "t needs a look: 6 of 7 days have a proven backup, nothing is known of the 1 day before the oldest one",
+         WARNING),
+        ([145, 121, 97, 73, 49, 25, 1], "7 of 7 days have a proven backup", GOOD),
+        ([24 * 30, 121, 97, 73, 49, 25, 1], "t needs a look: 6 of 7 days have a proven backup", BAD_TONE),
+        ([143, 119, 95, 71, 47, 23], "6 of 6 days have a proven backup", GOOD),
+    ],
+    ids=["all but today's are lost", "the oldest is lost", "every day", "a day of the middle is lost",
+         "today is not over"],
+)
+def test_days_of_which_nothing_is_left_are_never_covered(ages: list[float], title: str, tone: str):
+    """B42 ⚠: a store that lost all but today's backup was told as one that has a backup of every day."""
+    catalog = {**drawn([backup(age, *RESTORED) for age in ages], 7), "objective_seconds": None, "problems": []}
+    shown = page("s", ["t"], {"t": catalog})
+    assert (shown["title"], shown["tone"]) == (title, tone)
 
 
 # The grammar of https://prometheus.io/docs/instrumenting/exposition_formats/, version 0.0.4, and its rules on order.

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import parse_time, pick
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import (
+    Backup,
+    line_of,
+    listing,
+    parse_time,
+    pick,
+)
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.folder import TargetFolder
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import (
     MANIFEST,
@@ -25,6 +31,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 
+NOW = datetime(2026, 11, 22, tzinfo=UTC)
 IDS = ["20261119T020000Z-0001", "20261120T020000Z-0002", "20261121T020000Z-0003"]
 
 
@@ -113,6 +120,37 @@ def test_partial_folders_and_strangers_are_no_backups(place: TargetFolder):
 )
 def test_only_good_proves_and_damage_undoes_it(history: list, expected: str | None):
     assert proven_rung([verdict(IDS[0], name, rung) for name, rung in history]) == expected
+
+
+def history_of(*verdicts: tuple[str, str | None, str]) -> Backup:
+    return Backup(IDS[0], "/srv", "", tuple(Verdict(name, rung, f"{day}T03:00:00.000Z", IDS[0])
+                                            for name, rung, day in verdicts), NOW - timedelta(days=60))
+
+
+def test_a_proof_is_as_old_as_the_drill_that_gave_it():
+    """B40 ⚠: what was proven in October, and could not be looked at today, was proven in October."""
+    backup = history_of(("good", "restore", "2026-10-01"), ("unverifiable", "archive", "2026-11-21"))
+    seen = backup.as_dict(NOW)
+    assert (seen["rung"], seen["proven_at"], seen["verdict"]) == ("restore", "2026-10-01T03:00:00.000Z", "unverifiable")
+    assert "proven to restore on 2026-10-01" in listing([backup], NOW)[0]
+    assert " restore 2026-10-01 " in line_of("auth-db", [backup], NOW, "restore")
+    assert history_of(("unverifiable", None, "2026-11-21")).as_dict(NOW)["proven_at"] is None
+    again = history_of(("good", "restore", "2026-10-01"), ("good", "restore", "2026-11-01"))
+    assert again.proven_on == "2026-11-01"
+
+
+@pytest.mark.parametrize("later", ["unverifiable", "unreadable"])
+def test_damage_that_was_found_stays_found(later: str):
+    backup = history_of(("corrupt", None, "2026-10-01"), (later, None, "2026-11-21"))
+    assert "corrupt" in listing([backup], NOW)[0]
+    with pytest.raises(RunbookError, match=f"The backup {IDS[0]} is corrupt, as its last proof says"):
+        pick([backup], backup_id=IDS[0])
+
+
+@pytest.mark.parametrize(("before", "shown"), [("good", "unverifiable"), ("corrupt", "corrupt")])
+def test_a_line_that_cannot_be_read_is_shown_as_one_of_the_four_verdicts(before: str, shown: str):
+    backup = history_of((before, None, "2026-10-01"), ("unreadable", None, ""))
+    assert (backup.as_dict(NOW)["verdict"], backup.proven_rung) == (shown, None)
 
 
 def test_a_torn_line_of_verdicts_undoes_what_was_proven_before(place: TargetFolder):

@@ -40,6 +40,12 @@ def test_a_marker_of_another_version_is_an_error_and_never_ignored(line: str) ->
         split(f"mine\nsre.runbooks: {line}")
 
 
+def test_who_meets_a_database_without_a_marker_is_told_what_to_look_at() -> None:
+    with pytest.raises(RunbookError, match="carries no marker of a swap") as caught:
+        swap.Swap._marker(swap.Database("shop", 1, None, None, True, 0))
+    assert "see which databases that server has" in caught.value.hint
+
+
 @pytest.mark.parametrize(
     ("until", "expired"), [("", False), ("2026-11-21T12:00:00Z", True), ("2026-11-21T12:00:01Z", False)]
 )

@@ -112,6 +112,23 @@ def test_losing_within_the_target_is_no_good_news_and_health_that_nobody_measure
     assert unhealthy(records) == ""
 
 
+@pytest.mark.parametrize("outcome", ["done", "failed and undone"])
+def test_a_drill_says_what_would_be_lost_and_never_that_it_is(outcome: str) -> None:
+    """B45 ⚠: the age of the backup is held against the RPO; nothing was lost by a drill."""
+    records = [record for record in restore() if record["data"].get("name") not in ("recovery_point", "rows_lost")]
+    drill = {"name": "would_be_lost", "value": 20 * 86400, "unit": "s", "objective": 86400}
+    records.append({"at": at(59), "host": "orders-db", "kind": "measure", "data": drill})
+    for record in records:
+        if "outcome" in record["data"]:
+            record["data"]["outcome"] = outcome
+    (target,) = page(build([run(), *records], []))["targets"]
+    assert (target["outcome"], target["lost"]) == (outcome, None)
+    (shown,) = [measure for measure in target["measures"] if measure["name"] == "would_be_lost"]
+    assert (shown["label"], shown["value"], shown["met"]) == (
+        "Data that a restore would lose now (time)", "20 d", False
+    )
+
+
 def test_every_bar_and_mark_of_the_timeline_is_inside_it() -> None:
     records = [run(), *restore()]
     records.append({"at": at(60), "host": "orders-db", "kind": "measure",
