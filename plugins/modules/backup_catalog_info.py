@@ -95,6 +95,13 @@ takes:
   returned: always
   type: str
   sample: 20261109T021500Z-a1b2
+growth_bytes_per_day:
+  description:
+    - By how many bytes a backup grows in a day, from the sizes of the last 30 days.
+    - Below 0 where backups became smaller, null where they are less than two days apart.
+  returned: always
+  type: float
+  sample: 3214000.5
 listing:
   description: A line for each backup, the newest first.
   returned: always
@@ -139,14 +146,14 @@ heading:
   description: The heading of the table that RV(line) belongs to.
   returned: always
   type: str
-  sample: "target                   newest backup                 age       size  proven                 backups\
-    \  a restore takes"
+  sample: "target                   newest backup                 age       size      a day  proven             \
+    \    backups  a restore takes"
 line:
   description: The newest backup, and the one that a restore takes, in one line.
   returned: always
   type: str
-  sample: "orders-db                20261121T021500Z-3fa9  69 minutes   402.1 MB  archive 2026-11-21          12\
-    \  the newest"
+  sample: "orders-db                20261121T021500Z-3fa9  69 minutes   402.1 MB    +3.2 MB  archive 2026-11-21 \
+    \         12  the newest"
 """
 
 from datetime import UTC, datetime  # noqa: I001
@@ -164,6 +171,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import
     takes,
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.exposition import exposition
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.growth import growth_per_day
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import RESTORABLE, RUNGS
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 
@@ -197,13 +205,15 @@ def main() -> None:
         place.require()
         backups = place.backups()
         checks, taken = assess(target, backups, moment, limits), takes(backups, least_rung)
+        growth = growth_per_day(backups, moment)
     except RunbookError as error:
         module.fail_json(msg=str(error), error=error.context)
     module.exit_json(
         changed=False, backups=[backup.as_dict(moment) for backup in backups],
         checks=[check.as_dict() for check in checks], takes=taken.backup_id if taken else None,
         problems=[check.message for check in checks if check.status != "ok"], heading=HEADING,
-        line=line_of(target, backups, moment, least_rung), listing=listing(backups, moment),
+        line=line_of(target, backups, moment, least_rung, growth), growth_bytes_per_day=growth,
+        listing=listing(backups, moment),
         calendar=calendar(backups, moment, days, limits.age_s, least_rung, str(place)),
         metrics=exposition(module.params["system"], target, backups, moment, limits),
     )

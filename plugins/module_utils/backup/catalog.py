@@ -183,7 +183,8 @@ KIND = "catalog"
 # Clocks of two machines differ by seconds; more is a wrong clock.
 CLOCK_TOLERANCE_S = 300
 HEADING = (
-    f"{'target':<24} {'newest backup':<22} {'age':>10} {'size':>10}  {'proven':<22} {'backups':>7}  a restore takes"
+    f"{'target':<24} {'newest backup':<22} {'age':>10} {'size':>10} {'a day':>10}  {'proven':<22} {'backups':>7}"
+    "  a restore takes"
 )
 
 
@@ -195,10 +196,12 @@ def takes(backups: Sequence[Backup], least_rung: str | None) -> Backup | None:
         return None
 
 
-def line_of(target: str, backups: Sequence[Backup], moment: datetime, least_rung: str | None) -> str:
-    """A line of the terminal's table under HEADING."""
+def line_of(
+    target: str, backups: Sequence[Backup], moment: datetime, least_rung: str | None, growth: float | None
+) -> str:
+    """A line of the terminal's table under HEADING; `growth` is that of a day in bytes, as in `growth_per_day`."""
     if not backups:
-        return f"{target:<24} {'none':<22} {'':>10} {'':>10}  {'':<22} {0:>7}  none"
+        return f"{target:<24} {'none':<22} {'':>10} {'':>10} {'':>10}  {'':<22} {0:>7}  none"
     newest, taken = backups[-1].as_dict(moment), takes(backups, least_rung)
     age = "unknown" if newest["age_s"] is None else about(newest["age_s"])
     size = "unknown" if newest["total_bytes"] is None else size_words(newest["total_bytes"])
@@ -207,7 +210,11 @@ def line_of(target: str, backups: Sequence[Backup], moment: datetime, least_rung
     if taken:
         old = (moment - taken.taken_at).total_seconds()
         told = "the newest" if taken == backups[-1] else f"{taken.backup_id}, {about(old)} old"
-    return f"{target:<24} {newest['backup_id']:<22} {age:>10} {size:>10}  {proven:<22} {len(backups):>7}  {told}"
+    trend = "" if growth is None else f"{'-' if growth < 0 else '+'}{size_words(abs(round(growth)))}"
+    return (
+        f"{target:<24} {newest['backup_id']:<22} {age:>10} {size:>10} {trend:>10}  {proven:<22} {len(backups):>7}"
+        f"  {told}"
+    )
 
 
 def listing(backups: Sequence[Backup], moment: datetime) -> list[str]:

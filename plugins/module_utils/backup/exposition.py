@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import Backup, Limits, takes
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.growth import growth_per_day
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import LEAST, RUNGS
 
 NONE = "none"
@@ -26,6 +27,7 @@ def exposition(system: str, target: str, backups: Sequence[Backup], moment: date
         limits: what they are held against.
     """
     own = {"system": system, "target": target}
+    growth = growth_per_day(backups, moment)
     newest = {rung or NONE: takes(backups, rung) for rung in (None, *RUNGS)}
     damaged = sum(bool(one.problem or one.damage) for one in backups)
     metrics = [
@@ -54,6 +56,10 @@ def exposition(system: str, target: str, backups: Sequence[Backup], moment: date
         (
             "sre_runbooks_backup_size_bytes", "Size of all backups.",
             [(own, sum(one.total_bytes or 0 for one in backups))],
+        ),
+        (
+            "sre_runbooks_backup_growth_bytes_per_day", "By how much a backup grows in a day, over the last 30 days.",
+            [] if growth is None else [(own, growth)],
         ),
         ("sre_runbooks_backups", "How many backups there are, damaged ones as well.", [(own, len(backups))]),
         (

@@ -133,7 +133,7 @@ def test_a_proof_is_as_old_as_the_drill_that_gave_it():
     seen = backup.as_dict(NOW)
     assert (seen["rung"], seen["proven_at"], seen["verdict"]) == ("restore", "2026-10-01T03:00:00.000Z", "unverifiable")
     assert "proven to restore on 2026-10-01" in listing([backup], NOW)[0]
-    assert " restore 2026-10-01 " in line_of("auth-db", [backup], NOW, "restore")
+    assert " restore 2026-10-01 " in line_of("auth-db", [backup], NOW, "restore", None)
     assert history_of(("unverifiable", None, "2026-11-21")).as_dict(NOW)["proven_at"] is None
     again = history_of(("good", "restore", "2026-10-01"), ("good", "restore", "2026-11-01"))
     assert again.proven_on == "2026-11-01"

@@ -300,12 +300,13 @@ def test_one_backup_that_was_named_is_missing_or_damaged_and_not_merely_unproven
 
 def test_the_table_is_aligned_and_says_what_a_restore_would_take(place: TargetFolder):
     column = HEADING.index("a restore takes")
-    line = line_of("auth-db", place.backups(), NOW, "restore")
+    line = line_of("auth-db", place.backups(), NOW, "restore", -2.5e6)
     assert line.index("not proven") == HEADING.index("proven")
+    assert line.index("-2.5 MB") + len("-2.5 MB") == HEADING.index("a day") + len("a day")
     assert "2 hours" in line
     assert line[column:] == "none: it refuses"
-    assert line_of("auth-db", place.backups(), NOW, None)[column:] == "the newest"
-    assert line_of("auth-db", [], NOW, "restore")[column:] == "none"
+    assert line_of("auth-db", place.backups(), NOW, None, None)[column:] == "the newest"
+    assert line_of("auth-db", [], NOW, "restore", None)[column:] == "none"
 
 
 @pytest.mark.parametrize(
