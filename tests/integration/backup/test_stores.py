@@ -17,18 +17,21 @@ from typing import Any
 
 import pytest
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.arguments import place_of, store_spec
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.dump import BackupMaker, Request, observe
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.s3 import Bucket
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetStore
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import Verdict
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verify import Drill, Verification
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login, connect
+from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
 
 from lab import machine
 from lab.keys import Key
 from lab.postgresql import bin_directory
 from lab.s3 import S3Server
+from tests.disks import fill, mounted
 from tests.integration.backup.conftest import as_arguments
 
 Call = Callable[..., dict[str, Any]]
@@ -137,6 +140,40 @@ def test_what_leaves_for_a_store_comes_back_whole_and_nothing_plain_is_left(kept
     assert listed["rung"] == "content"
     assert listed["total_bytes"] == made["backup"]["total_bytes"]
     assert listed["taken_at"] == made["backup"]["taken_at"]
+
+
+def test_a_work_folder_without_room_is_named_and_not_the_store(kept: Kept, tmp_path: Path) -> None:
+    """A82 ⚠: who reads of the store removes backups to make room on another disk."""
+    with mounted(tmp_path / "disk", "32m", "0700") as disk:
+        fill(disk, 8 << 20)
+        kept.work = disk / "work"
+        failed = kept.backup()
+    assert f"There are 8.4 MB free for {kept.place.work_directory}, and a backup of " in failed["msg"], failed
+    assert "name a folder on a larger disk: store_work_directory" in failed["msg"]
+    assert "backup_catalog" not in failed["msg"]
+
+
+def test_a_work_folder_that_becomes_full_is_named_and_not_the_store(kept: Kept, tmp_path: Path) -> None:
+    """A82 ⚠: at the end of a dump as in the middle of it, with what had been dumped."""
+    with mounted(tmp_path / "disk", "64m", "0700") as disk:
+        kept.work = disk / "work"
+        request = Request(
+            kept.login.at("postgres"), kept.login.database, kept.place, 1, 0, False, False, None,
+            str(bin_directory()), 60,
+        )
+        observed = observe(request)
+
+        class FullWhenDumped(Progress):
+            def say(self, message: str) -> None:
+                if message.startswith("dumping"):
+                    fill(disk, 4096)
+
+        with request.place.locked(), pytest.raises(RunbookError) as caught:
+            BackupMaker(request, observed, FullWhenDumped()).make()
+    assert f"The disk for {kept.place.work_directory} became full while" in str(caught.value)
+    assert ": 0 B were dumped" not in str(caught.value)
+    assert "store_work_directory" in str(caught.value)
+    assert kept.place.backups() == []
 
 
 def test_the_store_has_nothing_that_can_be_read_without_a_key(kept: Kept) -> None:
