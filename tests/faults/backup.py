@@ -221,7 +221,6 @@ def clock(scene: Scene) -> Seen:
     place = scene.place()
     seen = scene.prove(place)
     assert seen.outcome == "good", seen.message
-    scene.restored = scene.content()
     checks = assess(TARGET, place.backups(), datetime.now(UTC), Limits(86400, 86400))
     age = next(check for check in checks if check.name == "backup_age_seconds")
     return Seen(age.status, age.message)
@@ -298,8 +297,8 @@ FAULTS = (
           ("No connection to PostgreSQL as postgres@", "password in the inventory"), UNTOUCHED),
     Fault("a policy hides rows from the role that dumps", WHERE, hidden_rows, UNDONE, ("row-level security",),
           NO_BACKUP),
-    Fault("another backup of the same database is being made", WHERE, at_once, REFUSED,
-          ("Another backup of shop is being made",), UNTOUCHED),
+    Fault("another backup of the same database is being made", WHERE, at_once, UNDONE,
+          ("Another backup of shop is being made", "Wait until it has ended"), "the other one goes on"),
     Fault("the client programs are older than the server", WHERE, old_programs, REFUSED, ("No pg_dump of version",),
           UNTOUCHED),
     Fault("the file with a public key is gone", WHERE, key_file_gone, REFUSED, ("does not exist",), UNTOUCHED),

@@ -80,7 +80,8 @@ class Accident:
         return Seen(DONE, " ".join([f"{self.scene.shop.name} is restored.", *notes]))
 
     def again(self) -> None:
-        """The same command once more, with nothing in its way: it goes through."""
+        """The data are whole, and the same command once more, with nothing in its way, goes through."""
+        self.scene.measured = self.scene.look(UNDONE)
         seen = self.recover()
         assert seen.outcome == DONE, seen.message
 
@@ -121,7 +122,9 @@ def after_accident(work: Callable[[Accident], Seen]) -> Callable[[Scene], Seen]:
         moment = cluster.now()
         scene.write()
         try:
-            return work(Accident(scene, cluster, moment))
+            seen = work(Accident(scene, cluster, moment))
+            scene.measured = scene.measured or scene.look(seen.outcome)
+            return seen
         finally:
             cluster.settle()
             assert scene.content() == scene.live
@@ -316,6 +319,7 @@ def undo_refused(accident: Accident) -> Seen:
         accident.reach("undone")
     except RunbookError as error:
         assert accident.scene.content() == written
+        accident.scene.measured = f"{written} as before"
         return Seen(REFUSED, str(error))
     return Seen("not noticed", "")
 
@@ -331,7 +335,7 @@ def at_once(accident: Accident) -> Seen:
         try:
             accident.reach("restored", lock_wait_s=1.0)
         except RunbookError as error:
-            return Seen(REFUSED, str(error))
+            return Seen(UNDONE, str(error))
     return Seen("not noticed", "")
 
 
@@ -365,6 +369,7 @@ def of_module(times: int) -> Callable[[Accident], Seen]:
             return hit
 
         count = repeated(times, once)
+        scene.measured = f"{scene.live} as before, or {scene.restored} as at the target, after each"
         return Seen(DONE, f"{scene.shop.name} is restored.", times=count)
 
     return work
@@ -416,8 +421,8 @@ FAULTS: tuple[Fault, ...] = (
     row("the restored cluster does not start in the live one's place", start_fails, UNDONE,
         ("Starting the restored cluster failed: sh ended with exit code 1", "postgresql_control in the inventory"),
         BACK),
-    row("another run works on the same cluster", at_once, REFUSED,
-        ("Another run still works on", "Wait until it has ended"), UNTOUCHED),
+    row("another run works on the same cluster", at_once, UNDONE,
+        ("Another run still works on", "Wait until it has ended"), "the other one goes on"),
     row("an undo after applications have written to the recovered cluster", undo_refused, REFUSED,
         ("accepts writes, which going back would lose", "A person must decide that"), "the restored cluster stays"),
     row("kill -9 of the module that recovers", of_module(8 if EVERYTHING else 1), DONE, ("is restored",),
