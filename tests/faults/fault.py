@@ -44,7 +44,7 @@ class Fault:
         inject: makes it happen, for real.
         expected: the outcome.
         words: what the operator reads of it, at least.
-        undone: what becomes of what was begun; empty where nothing is wrong.
+        undone: what is to become of what was begun; empty where nothing is wrong.
         rung: the highest that is passed nevertheless, where a backup is proven.
         ci: whether `make test` has it as well.
         server: the fixture with the database's server.

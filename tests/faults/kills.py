@@ -184,7 +184,7 @@ def of_play(times: int) -> Callable[[Scene], Seen]:
                 played = platform.restore()
                 assert played.returncode == 0, played.output
             platform.assert_restored()
-            scene.measured = f"{counted(platform.wanted_rows, 'row')} as backed up"
+            scene.measured = f"{counted(platform.wanted_rows, 'row')} as backed up, by their number"
             for name, state in platform.states().items():
                 if state in ("retired", "abandoned"):
                     platform.run(f'DROP DATABASE "{name}" WITH (FORCE)', "postgres")

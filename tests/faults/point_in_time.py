@@ -74,6 +74,7 @@ class Accident:
                     assert self.scene.content() == self.scene.restored
                     return Seen(UNKNOWN, str(error))
                 self.reach("undone")
+                assert not self.beside.exists()
                 assert self.scene.content() == self.scene.live
                 return Seen(UNDONE, str(error))
         assert self.scene.content() == self.scene.restored

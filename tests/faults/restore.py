@@ -194,7 +194,11 @@ def newer_server(scene: Scene) -> Seen:
     scene.write()
     older = scene.fixture(OLDER)
     with elsewhere(scene, older) as other:
-        return scene.restore(login=other.admin, bin_directory=str(older.bin_directory))
+        before = scene.content(other)
+        seen = scene.restore(login=other.admin, bin_directory=str(older.bin_directory))
+        assert scene.content(other) == before
+        scene.measured = f"{before} as before"
+    return seen
 
 
 def role_missing(scene: Scene) -> Seen:
