@@ -143,7 +143,7 @@ def test_what_leaves_for_a_store_comes_back_whole_and_nothing_plain_is_left(kept
 
 
 def test_a_work_folder_without_room_is_named_and_not_the_store(kept: Kept, tmp_path: Path) -> None:
-    """A82 ⚠: who reads of the store removes backups to make room on another disk."""
+    """A80: who reads of the store removes backups to make room on another disk."""
     with mounted(tmp_path / "disk", "32m", "0700") as disk:
         fill(disk, 8 << 20)
         kept.work = disk / "work"
@@ -154,7 +154,7 @@ def test_a_work_folder_without_room_is_named_and_not_the_store(kept: Kept, tmp_p
 
 
 def test_a_work_folder_that_becomes_full_is_named_and_not_the_store(kept: Kept, tmp_path: Path) -> None:
-    """A82 ⚠: at the end of a dump as in the middle of it, with what had been dumped."""
+    """A80: with how much had been dumped by then."""
     with mounted(tmp_path / "disk", "64m", "0700") as disk:
         kept.work = disk / "work"
         request = Request(

@@ -209,7 +209,7 @@ def test_a_smoke_check_that_fails_brings_the_old_database_back(shop: Shop) -> No
 
 
 def test_a_smoke_check_that_fails_when_the_session_is_lost_as_well_brings_the_old_database_back(shop: Shop) -> None:
-    """A80: a server that goes away is noticed by whoever asks it first, and that is not the session that exchanges."""
+    """A85 ⚠: a server that goes away is noticed by who asks it first, and that is not the session that exchanges."""
     shop.back_up()
     shop.run("DELETE FROM orders WHERE id > 10")
     shop.reach("prepared")
