@@ -28,9 +28,9 @@ injected for real into real servers, and what the operator sees. A row counts as
 name, what had been begun was undone, and the application sees the old or the restored database, whole. Rows in which
 nothing is wrong are in the table as well, so that one who rejects everything is found out.
 
-`refused` is what the check before the work said, which changes nothing, and `failed and undone` what failed after that,
-as a playbook decides it by its phases; the scenarios prove these words through playbooks. An undo is `refused` by its
-own no.
+`refused` is what the check before the work said, which changes nothing, and `failed and undone` what failed after that
+(`failed and undo failed` where going back failed as well), as a playbook decides it by its phases; the scenarios prove
+these words through playbooks. An undo is `refused` by its own no.
 
 *What becomes of it* is what a row expects, and looks at where it is more than that nothing is left. *Measured after it*
 is what was seen: no database of a swap or a drill, no half of a backup and no plain data are left, and all rows that

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 # What is expected of a row. A verdict is good, corrupt, incomplete or unverifiable. As a playbook decides it by its
 # phases, `refused` is what the check before the work said, and `failed and undone` what failed after that.
 REFUSED, UNDONE, DONE, UNKNOWN = "refused", "failed and undone", "done", "unknown"
+UNDO_FAILED = "failed and undo failed"
 # Servers: for all rows, for those that end it, one of an older version, and one with an archive.
 SHARED, CRASHING, OLDER, ARCHIVED = "postgresql_server", "crashing", "older_server", "archived_server"
 

@@ -23,7 +23,7 @@ from lab import machine
 from lab.pgbackrest import STANZA
 from lab.postgresql import ENVIRONMENT
 from tests.disks import fill, require_root
-from tests.faults.fault import ARCHIVED, DONE, REFUSED, UNDONE, UNKNOWN, Fault, Seen
+from tests.faults.fault import ARCHIVED, DONE, REFUSED, UNDO_FAILED, UNDONE, UNKNOWN, Fault, Seen
 from tests.faults.kills import EVERYTHING, how_long, killed, repeated
 from tests.faults.scene import Scene, Staged
 from tests.integration.pitr.conftest import Archived
@@ -326,18 +326,20 @@ def undo_refused(accident: Accident) -> Seen:
 
 
 def at_once(accident: Accident) -> Seen:
-    """Two runs on one cluster."""
+    """Two runs on one cluster: while the other one works, this one cannot even look whether it has to go back."""
     work = Recovery(
         Request(accident.cluster.server.login, accident.cluster.data, accident.cluster.server.config, STANZA),
         Progress(), check=True,
     )
     work.places.prepare(work.work.owner or (os.getuid(), os.getgid()))
     with work.places.alone(Progress(), 1):
-        try:
-            accident.reach("restored", lock_wait_s=1.0)
-        except RunbookError as error:
-            return Seen(UNDONE, str(error))
-    return Seen("not noticed", "")
+        said = []
+        for state in ("restored", "undone"):
+            try:
+                accident.reach(state, lock_wait_s=1.0)
+            except RunbookError as error:
+                said.append(str(error))
+    return Seen(("not noticed", UNDONE, UNDO_FAILED)[len(said)], " ".join(said[:1]))
 
 
 def of_module(times: int) -> Callable[[Accident], Seen]:
@@ -423,8 +425,8 @@ FAULTS: tuple[Fault, ...] = (
     row("the restored cluster does not start in the live one's place", start_fails, UNDONE,
         ("Starting the restored cluster failed: sh ended with exit code 1", "postgresql_control in the inventory"),
         BACK),
-    row("another run works on the same cluster", at_once, UNDONE,
-        ("Another run still works on", "Wait until it has ended"), "the other one goes on"),
+    row("another run works on the same cluster", at_once, UNDO_FAILED,
+        ("Another run still works on", "Wait until it has ended"), "the other one goes on; this one had begun nothing"),
     row("an undo after applications have written to the recovered cluster", undo_refused, REFUSED,
         ("accepts writes, which going back would lose", "A person must decide that"), "the restored cluster stays"),
     row("kill -9 of the module that recovers", of_module(8 if EVERYTHING else 1), DONE, ("is restored",),
