@@ -95,7 +95,7 @@ estimated_bytes:
   type: int
   sample: 1500000000
 free_bytes:
-  description: Free space of the store before the backup.
+  description: Free space before the backup, of the store's folder or the work folder, whichever has less.
   returned: always
   type: int
   sample: 80100000000
@@ -196,7 +196,7 @@ def main() -> None:
         plan = plan_of(request, observed)
         result = {
             "changed": True, "plan": plan.as_list(), "diff": plan.diff(),
-            "estimated_bytes": observed.estimated_bytes, "free_bytes": observed.free_bytes,
+            "estimated_bytes": observed.estimated_bytes, "free_bytes": observed.room.free_bytes,
             "message": f"Checked only: {plan.steps[-1].after}.", "notes": list(observed.notes),
         }
         if not module.check_mode:

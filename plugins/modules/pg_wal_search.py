@@ -97,9 +97,10 @@ options:
         O(login) the newest, which after an undone recovery is one that was abandoned.
     type: int
   minimum_deleted_rows:
-    description: A transaction that deletes fewer rows of a table is not reported.
+    description:
+      - A transaction that deletes fewer rows of a table is not reported; those are counted in RV(message).
+      - Without it 1 where O(table) is given, else 1000.
     type: int
-    default: 1000
 requirements:
   - psycopg >= 3.2, where O(login) is given
 """
@@ -129,7 +130,9 @@ answer:
   type: str
   sample: found
 message:
-  description: The newest event as a sentence, and whatever keeps the answer from being whole.
+  description:
+    - The newest event as a sentence, the largest where that was another one, how many deletions are not reported
+      since they are smaller, and whatever keeps the answer from being whole.
   returned: success
   type: str
   sample: public.order_lines was dropped at 2026-11-21T14:31:07.120440Z by transaction 7291 (commit 0/195E158).
@@ -206,7 +209,7 @@ def main() -> None:
                 "config": {"type": "path", "required": True}, "stanza": {"type": "str", "required": True},
             }},
             "since": {"type": "str"}, "until": {"type": "str"}, "timeline": {"type": "int"},
-            "minimum_deleted_rows": {"type": "int", "default": 1000},
+            "minimum_deleted_rows": {"type": "int"},
             "postgresql_bin_directory": {"type": "path"}, "progress_file": {"type": "path"},
         },
         required_one_of=[("wal_directory", "pgbackrest")],

@@ -167,6 +167,7 @@ def disk_full_while(words: str, leave: int) -> Callable[[Scene], Seen]:
             seen = scene.try_backup(place, Staged(words, lambda: fill(disk, leave)))
             assert place.backups() == []
             assert not place.leftovers()
+        assert ": 0 B were dumped" not in seen.message
         return seen
 
     return inject
@@ -241,7 +242,6 @@ def clock(scene: Scene) -> Seen:
     place = scene.place()
     seen = scene.prove(place)
     assert seen.outcome == "good", seen.message
-    scene.restored = scene.content()
     checks = assess(TARGET, place.backups(), datetime.now(UTC), Limits(86400, 86400))
     age = next(check for check in checks if check.name == "backup_age_seconds")
     return Seen(age.status, age.message)
@@ -305,23 +305,23 @@ FAULTS = (
     Fault("the session that holds the snapshot is ended", WHERE, session_ended, UNDONE,
           ("start it again",), NO_BACKUP),
     Fault("the store's disk is full while the rows are dumped", WHERE, disk_full_while("dumping", 1 << 20), UNDONE,
-          ("became full", "Make room there and start it again"), NO_BACKUP, ci=True),
+          ("/disk/shops/shop became full", "Make room there. Then start it again"), NO_BACKUP, ci=True),
     Fault("the store's disk is full when the manifest is written", WHERE, disk_full_while("hashing", 0), UNDONE,
-          ("became full", "Make room there and start it again"), NO_BACKUP),
+          ("/disk/shops/shop became full", "Make room there. Then start it again"), NO_BACKUP),
     Fault("the work folder's disk is full while the rows are dumped", WHERE, work_full, UNDONE,
-          ("became full",), NO_BACKUP),
+          ("/disk/work/shops.shop.", "became full", "store_work_directory. Then start it again"), NO_BACKUP),
     Fault("the store's disk is full while files are encrypted into it", WHERE, encrypted_full, UNDONE,
-          ("became full",), NO_BACKUP),
+          ("/disk/shops/shop became full", "Make room there. Then start it again"), NO_BACKUP),
     Fault("the store's disk has too little room from the start", WHERE, no_room, REFUSED,
-          ("free for", "Make room there"), UNTOUCHED),
+          ("free for", "that stay free", "Make room there"), UNTOUCHED),
     Fault("the store is not mounted", WHERE, not_mounted, REFUSED, ("does not exist", "mount what belongs there"),
           UNTOUCHED),
     Fault("the password of the role that dumps was rotated", WHERE, wrong_password, REFUSED,
           ("No connection to PostgreSQL as postgres@", "password in the inventory"), UNTOUCHED),
     Fault("a policy hides rows from the role that dumps", WHERE, hidden_rows, UNDONE, ("row-level security",),
           NO_BACKUP),
-    Fault("another backup of the same database is being made", WHERE, at_once, REFUSED,
-          ("Another backup of shop is being made",), UNTOUCHED),
+    Fault("another backup of the same database is being made", WHERE, at_once, UNDONE,
+          ("Another backup of shop is being made", "Wait until it has ended"), "the other one goes on"),
     Fault("the client programs are older than the server", WHERE, old_programs, REFUSED, ("No pg_dump of version",),
           UNTOUCHED),
     Fault("the file with a public key is gone", WHERE, key_file_gone, REFUSED, ("does not exist",), UNTOUCHED),

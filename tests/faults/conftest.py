@@ -113,15 +113,16 @@ def _same_every_time(message: str, scene: Scene) -> str:
 
 
 @pytest.fixture
-def record(scene: Scene, fault: Fault, seed: str) -> Callable[[Seen, bool], None]:
+def record(scene: Scene, fault: Fault, seed: str) -> Callable[[Seen, str, bool], None]:
     """Writes what was seen of a row, and whether it is what was expected."""
 
-    def write(seen: Seen, passed: bool) -> None:
+    def write(seen: Seen, data: str, passed: bool) -> None:
         RECORDS.mkdir(parents=True, exist_ok=True)
         name = hashlib.sha256(fault.name.encode()).hexdigest()[:16]
         write_whole(RECORDS / f"{name}.json", json.dumps({
             "name": fault.name, "outcome": seen.outcome, "rung": seen.rung, "times": seen.times, "seed": seed,
-            "message": _same_every_time(seen.message, scene), "passed": passed,
+            "commit": os.environ.get("FAULTS_COMMIT"), "message": _same_every_time(seen.message, scene),
+            "data": data, "passed": passed,
         }, ensure_ascii=False, indent=1))
 
     return write

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tests.faults.scene import Scene
 
-# What is expected of a row. A verdict is good, corrupt, incomplete or unverifiable.
+# What is expected of a row. A verdict is good, corrupt, incomplete or unverifiable. As a playbook decides it by its
+# phases, `refused` is what the check before the work said, and `failed and undone` what failed after that.
 REFUSED, UNDONE, DONE, UNKNOWN = "refused", "failed and undone", "done", "unknown"
+UNDO_FAILED = "failed and undo failed"
 # Servers: for all rows, for those that end it, one of an older version, and one with an archive.
 SHARED, CRASHING, OLDER, ARCHIVED = "postgresql_server", "crashing", "older_server", "archived_server"
 
@@ -44,7 +46,7 @@ class Fault:
         inject: makes it happen, for real.
         expected: the outcome.
         words: what the operator reads of it, at least.
-        undone: what becomes of what was begun; empty where nothing is wrong.
+        undone: what is to become of what was begun; empty where nothing is wrong.
         rung: the highest that is passed nevertheless, where a backup is proven.
         ci: whether `make test` has it as well.
         server: the fixture with the database's server.

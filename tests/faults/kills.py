@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import counted
+
 from lab import machine
 from tests.faults.fault import Fault, Seen
 from tests.faults.scene import STATES, Scene
@@ -75,7 +77,6 @@ def of_backup(times: int) -> Callable[[Scene], Seen]:
             return hit
 
         count = repeated(times, once)
-        scene.restored = scene.content()
         seen = scene.prove(place, backup_id=whole[-1])
         return Seen(seen.outcome, seen.message, seen.rung, count)
 
@@ -188,6 +189,7 @@ def of_play(times: int) -> Callable[[Scene], Seen]:
                 played = platform.restore()
                 assert played.returncode == 0, played.output
             platform.assert_restored()
+            scene.measured = f"{counted(platform.wanted_rows, 'row')} as backed up, by their number"
             for name, state in platform.states().items():
                 if state in ("retired", "abandoned"):
                     platform.run(f'DROP DATABASE "{name}" WITH (FORCE)', "postgres")

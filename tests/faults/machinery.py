@@ -32,9 +32,9 @@ runpy.run_module("ansible_collections.sre.runbooks.plugins.modules." + name, run
 """
 
 
-def call_ahead(module: str, arguments: dict[str, Any], seconds: float) -> dict[str, Any]:
+def call_ahead(module: str, arguments: dict[str, Any], seconds: float, *, check: bool = False) -> dict[str, Any]:
     """The result of a module whose clock is so many seconds ahead."""
-    wrapped = {**arguments, "_ansible_check_mode": False, "_ansible_diff": False, "_ansible_remote_tmp": "/tmp"}
+    wrapped = {**arguments, "_ansible_check_mode": check, "_ansible_diff": False, "_ansible_remote_tmp": "/tmp"}
     done = subprocess.run(
         [sys.executable, "-c", AHEAD, str(seconds), module], input=json.dumps({"ANSIBLE_MODULE_ARGS": wrapped}),
         capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "PYTHONPATH": str(COLLECTIONS)},

@@ -25,7 +25,7 @@ from lab import machine
 from lab.pgbackrest import STANZA
 from lab.postgresql import ENVIRONMENT
 from tests.disks import fill, require_root
-from tests.faults.fault import ARCHIVED, DONE, REFUSED, UNDONE, UNKNOWN, Fault, Seen
+from tests.faults.fault import ARCHIVED, DONE, REFUSED, UNDO_FAILED, UNDONE, UNKNOWN, Fault, Seen
 from tests.faults.kills import EVERYTHING, how_long, kill_play, killed, repeated
 from tests.faults.scene import Scene, Staged
 from tests.integration.pitr.conftest import Archived
@@ -79,13 +79,15 @@ class Accident:
                     assert self.scene.content() == self.scene.restored
                     return Seen(UNKNOWN, str(error))
                 self.reach("undone")
+                assert not self.beside.exists()
                 assert self.scene.content() == self.scene.live
                 return Seen(UNDONE, str(error))
         assert self.scene.content() == self.scene.restored
         return Seen(DONE, " ".join([f"{self.scene.shop.name} is restored.", *notes]))
 
     def again(self) -> None:
-        """The same command once more, with nothing in its way: it goes through."""
+        """The data are whole, and the same command once more, with nothing in its way, goes through."""
+        self.scene.measured = self.scene.look(UNDONE)
         seen = self.recover()
         assert seen.outcome == DONE, seen.message
 
@@ -126,7 +128,9 @@ def after_accident(work: Callable[[Accident], Seen]) -> Callable[[Scene], Seen]:
         moment = cluster.now()
         scene.write()
         try:
-            return work(Accident(scene, cluster, moment))
+            seen = work(Accident(scene, cluster, moment))
+            scene.measured = scene.measured or scene.look(seen.outcome)
+            return seen
         finally:
             cluster.settle()
             assert scene.content() == scene.live
@@ -321,23 +325,26 @@ def undo_refused(accident: Accident) -> Seen:
         accident.reach("undone")
     except RunbookError as error:
         assert accident.scene.content() == written
+        accident.scene.measured = f"{written} as before"
         return Seen(REFUSED, str(error))
     return Seen("not noticed", "")
 
 
 def at_once(accident: Accident) -> Seen:
-    """Two runs on one cluster."""
+    """Two runs on one cluster: while the other one works, this one cannot even look whether it has to go back."""
     work = Recovery(
         Request(accident.cluster.server.login, accident.cluster.data, accident.cluster.server.config, STANZA),
         Progress(), check=True,
     )
     work.places.prepare(work.work.owner or (os.getuid(), os.getgid()))
     with work.places.alone(Progress(), 1):
-        try:
-            accident.reach("restored", lock_wait_s=1.0)
-        except RunbookError as error:
-            return Seen(REFUSED, str(error))
-    return Seen("not noticed", "")
+        said = []
+        for state in ("restored", "undone"):
+            try:
+                accident.reach(state, lock_wait_s=1.0)
+            except RunbookError as error:
+                said.append(str(error))
+    return Seen(("not noticed", UNDONE, UNDO_FAILED)[len(said)], " ".join(said[:1]))
 
 
 def of_module(times: int) -> Callable[[Accident], Seen]:
@@ -370,6 +377,7 @@ def of_module(times: int) -> Callable[[Accident], Seen]:
             return hit
 
         count = repeated(times, once)
+        scene.measured = f"{scene.live} as before, or {scene.restored} as at the target, after each"
         return Seen(DONE, f"{scene.shop.name} is restored.", times=count)
 
     return work
@@ -440,7 +448,8 @@ FAULTS: tuple[Fault, ...] = (
     row("the repository is that of another cluster", other_cluster, REFUSED,
         ("holds the cluster", "Mend the stanza or the data directory"), UNTOUCHED),
     row("the live server's archiving is broken", archive_broken, UNDONE,
-        ("does not come into the archive", "See the server's log on archive_command"), "nothing was begun beside"),
+        ("does not come into the archive", "See the server's log on archive_command"),
+        "nothing stands beside; the live cluster was not touched"),
     row("the disk has too little room from the start", disk_too_small, REFUSED,
         ("free, and the restored cluster needs", "Make room there"), UNTOUCHED),
     row("the disk is full in the middle of the restore", disk_full, UNDONE,
@@ -453,8 +462,8 @@ FAULTS: tuple[Fault, ...] = (
     row("the restored cluster does not start in the live one's place", start_fails, UNDONE,
         ("Starting the restored cluster failed: sh ended with exit code 1", "postgresql_control in the inventory"),
         BACK),
-    row("another run works on the same cluster", at_once, REFUSED,
-        ("Another run still works on", "Wait until it has ended"), UNTOUCHED),
+    row("another run works on the same cluster", at_once, UNDO_FAILED,
+        ("Another run still works on", "Wait until it has ended"), "the other one goes on; this one had begun nothing"),
     row("an undo after applications have written to the recovered cluster", undo_refused, REFUSED,
         ("accepts writes, which going back would lose", "A person must decide that"), "the restored cluster stays"),
     row("kill -9 of the module that recovers", of_module(8 if EVERYTHING else 1), DONE, ("is restored",),

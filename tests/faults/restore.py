@@ -4,25 +4,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from ansible_collections.sre.runbooks.plugins.module_utils.backup import preflight
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest, write_manifest
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import connect, identifier
 from psycopg import sql
 
 from lab import machine
+from lab.postgresql import PostgresServer
 from tests.disks import fill, mounted
-from tests.faults.backup import programs
-from tests.faults.fault import CRASHING, DONE, REFUSED, UNDONE, Fault, Seen
+from tests.faults.backup import SKIPPED_ROWS, programs
+from tests.faults.fault import CRASHING, DONE, OLDER, REFUSED, UNDONE, Fault, Seen
 from tests.faults.network import Proxy
 from tests.faults.scene import Scene, Staged, when
 from tests.faults.store import KINDS, Kept, flipped
 from tests.faults.verification import NO_INDEXES
+from tests.integration.restore.conftest import Shop, shops
 
 WHERE = "restore"
 DROPPED = "the copy is dropped; the live database was not touched"
@@ -77,10 +78,8 @@ def damaged_since(scene: Scene) -> Seen:
 
 
 def rows_missing(scene: Scene) -> Seen:
-    """The manifest counts a row that no file has: nobody is let into that copy."""
-    made = scene.back_up()
-    tables = [replace(one, rows=one.rows + 1) if one.name == "orders" else one for one in made.tables]
-    write_manifest(scene.folder_of(made), replace(made, tables=tables))
+    """The pg_dump of that night lied: nobody is let into that copy."""
+    scene.back_up(bin_directory=programs(scene, pg_dump=SKIPPED_ROWS))
     scene.write()
     return scene.restore()
 
@@ -126,8 +125,9 @@ def server_killed(scene: Scene) -> Seen:
     return seen
 
 
-def disk_full(scene: Scene) -> Seen:
-    """The disk of a tablespace, which no preflight can see from here, is filled meanwhile by somebody else."""
+@contextlib.contextmanager
+def small_disk(scene: Scene) -> Iterator[Path]:
+    """The database is in a tablespace on a disk of its own."""
     folder = machine.make_folder(scene.shop.server.folder / "small", None, 0o711)
     with mounted(folder, "128m", "0777"):
         space = machine.make_folder(folder / "space", machine.unprivileged_user())
@@ -136,40 +136,69 @@ def disk_full(scene: Scene) -> Seen:
             admin.execute(sql.SQL("CREATE TABLESPACE small LOCATION {}").format(str(space)))
             admin.execute(sql.SQL("ALTER DATABASE {} SET TABLESPACE small").format(name))
             try:
-                scene.enlarge(200_000)
-                scene.back_up()
-                scene.write()
-                stage = Staged("restoring", lambda: fill(folder, 12 << 20))
-                seen = scene.restore(stages={"prepared": stage})
-                (folder / "ballast").unlink()
-                assert scene.shop.databases() == [scene.shop.name]
+                yield folder
             finally:
+                (folder / "ballast").unlink(missing_ok=True)
                 admin.execute(sql.SQL("ALTER DATABASE {} SET TABLESPACE pg_default").format(name))
                 admin.execute("DROP TABLESPACE small")
+
+
+def disk_full(scene: Scene) -> Seen:
+    """It is filled meanwhile by somebody else."""
+    with small_disk(scene) as disk:
+        scene.enlarge(200_000)
+        scene.back_up()
+        scene.write()
+        seen = scene.restore(stages={"prepared": Staged("restoring", lambda: fill(disk, 12 << 20))})
+        (disk / "ballast").unlink()
+        assert scene.shop.databases() == [scene.shop.name]
     return seen
 
 
 def too_small(scene: Scene) -> Seen:
-    """What an operator measured of another machine's disk."""
-    made = scene.back_up()
-    with connect(scene.shop.admin, "tests") as admin:
-        known = preflight.free_bytes(admin, "pg_default")
-    if known is not None:  # here the server's disk can be read, so the database is one that no disk holds
-        huge = replace(made.database, size_bytes=known * 2)
-        write_manifest(scene.folder_of(made), replace(made, database=huge))
-    return scene.restore(free_bytes=1)
-
-
-def changed(change: Callable[[Manifest], Manifest]) -> Callable[[Scene], Seen]:
-    """A backup of a server that had what this one lacks."""
-
-    def inject(scene: Scene) -> Seen:
-        made = scene.back_up()
-        write_manifest(scene.folder_of(made), change(made))
+    """The server's own, which is read, or what an operator measured of a disk that cannot be read from here."""
+    with small_disk(scene) as disk:
+        scene.back_up()
         scene.write()
-        return scene.restore()
+        fill(disk, 4 << 20)
+        return scene.restore(free_bytes=4 << 20)
 
-    return inject
+
+@contextlib.contextmanager
+def elsewhere(scene: Scene, server: PostgresServer) -> Iterator[Shop]:
+    """A shop of the same name, with the same role of its application, on another server."""
+    folder = scene.folder / "elsewhere"
+    folder.mkdir()
+    with shops(server, folder) as make:
+        yield make(scene.shop.name, role=scene.shop.application.user)
+
+
+def back_up(scene: Scene, other: Shop) -> None:
+    """A backup of the other server's database, in this one's store."""
+    scene.back_up(login=other.admin, bin_directory=str(other.server.bin_directory))
+    scene.restored = scene.content(other)
+
+
+def extension_missing(scene: Scene) -> Seen:
+    """The backup is of a server that has one more."""
+    with elsewhere(scene, scene.fixture(OLDER)) as other:
+        other.run("CREATE EXTENSION pgcrypto")
+        back_up(scene, other)
+    scene.write()
+    return scene.restore()
+
+
+def newer_server(scene: Scene) -> Seen:
+    """The server of the restore is an older one, with its own programs."""
+    scene.back_up()
+    scene.write()
+    older = scene.fixture(OLDER)
+    with elsewhere(scene, older) as other:
+        before = scene.content(other)
+        seen = scene.restore(login=other.admin, bin_directory=str(older.bin_directory))
+        assert scene.content(other) == before
+        scene.measured = f"{before} as before"
+    return seen
 
 
 def role_missing(scene: Scene) -> Seen:
@@ -220,10 +249,11 @@ def no_key(scene: Scene) -> Seen:
     return scene.restore(scene.place("encrypted bucket", home=scene.folder / "no-keys"))
 
 
-def standby_or_other_server(scene: Scene) -> Seen:
+def other_server(scene: Scene) -> Seen:
     """A control: a backup of another server may be restored, and the operator reads that it is one."""
-    made = scene.back_up()
-    write_manifest(scene.folder_of(made), replace(made, system_identifier="7300000000000000001"))
+    with elsewhere(scene, scene.scratch) as other:
+        other.run("DELETE FROM orders WHERE id > 900")
+        back_up(scene, other)
     scene.write()
     notes = scene.shop.reach("prepared", check=True, place=scene.place()).values["notes"]
     seen = scene.restore()
@@ -251,12 +281,6 @@ def dropped(scene: Scene) -> Seen:
     return seen
 
 
-def without_extension(made: Manifest) -> Manifest:
-    """The backup of a database with an extension that no server here has."""
-    strange = replace(made.database.extensions[0], name="postgis")
-    return replace(made, database=replace(made.database, extensions=[strange]))
-
-
 FAULTS = (
     *(
         Fault(f"nothing at all: rows are lost, and come back from {'an' if kind[0] == 'e' else 'a'} {kind}", WHERE,
@@ -266,14 +290,14 @@ FAULTS = (
     Fault("nothing at all: the whole database was dropped", WHERE, dropped, DONE, ("is restored",), ""),
     Fault("the application's password was rotated since the backup", WHERE, rotated, DONE, ("is restored",),
           "the new password stays", ci=True),
-    Fault("the backup is of another server", WHERE, standby_or_other_server, DONE,
+    Fault("the backup is of another server", WHERE, other_server, DONE,
           ("The backup was made on another server than this one", "is restored"), "it is told, and may be meant"),
     Fault("the backup was never proven", WHERE, not_proven, REFUSED,
           ("There is no backup proven to the rung restore", "Prove one with the playbook"), UNTOUCHED, ci=True),
     Fault("the backup was damaged after its last proof", WHERE, damaged_since, UNDONE,
           ("is not what was written", "the same command without -e backup"), DROPPED, ci=True),
     Fault("a row that was counted is not in the backup", WHERE, rows_missing, UNDONE,
-          ("orders has 1000 rows instead of 1001", "Do not use this backup"), DROPPED, ci=True),
+          ("orders has 100 rows instead of 1000", "Do not use this backup"), DROPPED, ci=True),
     Fault("a pg_restore that leaves out indexes and keys while restoring", WHERE, no_indexes, UNDONE,
           ("indexes instead of", "Do not use this backup"), DROPPED, ci=True),
     Fault("the network is cut in the middle of a restore", WHERE, network_cut, UNDONE,
@@ -288,10 +312,10 @@ FAULTS = (
           ("of disk are needed for the copy", "Nothing was changed"), UNTOUCHED),
     Fault("a role of the backup is missing", WHERE, role_missing, REFUSED,
           ("The server lacks the roles clerk", "globals.sql has them"), UNTOUCHED, ci=True),
-    Fault("an extension of the backup is missing", WHERE, changed(without_extension), REFUSED,
-          ("The extension postgis", "install it there"), UNTOUCHED),
-    Fault("the backup is of a newer server", WHERE, changed(lambda made: replace(made, server_version="99.1")), REFUSED,
-          ("The backup is of PostgreSQL 99", "which is older"), UNTOUCHED),
+    Fault("an extension of the backup is missing", WHERE, extension_missing, REFUSED,
+          ("The extension pgcrypto", "install it there"), UNTOUCHED),
+    Fault("the backup is of a newer server", WHERE, newer_server, REFUSED,
+          ("The backup is of PostgreSQL 18", "which is older"), UNTOUCHED),
     Fault("the password of the role that restores was rotated since the backup", WHERE, wrong_password, REFUSED,
           ("No connection to PostgreSQL as postgres@", "password in the inventory"), UNTOUCHED),
     Fault("the owner's query says no to the copy", WHERE, application("SELECT false, 'no payments since Monday'"),

@@ -15,6 +15,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest impor
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.snapshot import read_sequences
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import connect, identifier
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import counted
 from psycopg import sql
 
 from tests.faults import regression_database
@@ -180,6 +181,9 @@ def goes_round(scene: Scene, accident: str, **drill: object) -> Seen:
     assert not changed, "\n".join(changed)
     for before, after in zip(data, data_of(scene), strict=True):
         assert after == before, (before, after)
+    tables = data[0]
+    rows = counted(sum(one.rows or 0 for one in tables), "row")
+    scene.measured = f"{rows} of {counted(len(tables), 'table')} as backed up"
     return replace(seen, message=f"{proof.message} {seen.message}")
 
 

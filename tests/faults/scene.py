@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -25,24 +25,37 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.verify import 
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import Login, connect
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
+from ansible_collections.sre.runbooks.plugins.module_utils.run.words import counted
 from ansible_collections.sre.runbooks.plugins.modules.pg_backup_verify import sentence_of
 
 from lab import machine
 from lab.keys import Key
 from lab.postgresql import PostgresServer
 from lab.s3 import S3Server
-from tests.faults.fault import DONE, REFUSED, UNDONE, Seen
+from tests.faults.fault import DONE, REFUSED, UNDONE, UNKNOWN, Seen
 from tests.integration.backup.conftest import as_arguments
 from tests.integration.restore.conftest import CHECK, NEWEST, Shop
 
 SYSTEM, TARGET = "shops", "shop"
 CONTENT = """
-SELECT (SELECT count(*) || ' ' || md5(string_agg(o::text, ',' ORDER BY id)) FROM orders AS o) || ' '
-    || (SELECT count(*) || ' ' || md5(string_agg(t::text, ',' ORDER BY id)) FROM "Odd ""table"" ñ" AS t) AS content
+SELECT o.rows + t.rows AS rows, concat_ws(' ', o.md5, t.md5) AS md5
+FROM (SELECT count(*) AS rows, md5(string_agg(o::text, ',' ORDER BY id)) AS md5 FROM orders AS o) AS o,
+    (SELECT count(*) AS rows, md5(string_agg(t::text, ',' ORDER BY id)) AS md5 FROM "Odd ""table"" ñ" AS t) AS t
 """
 SCRATCH = r"SELECT datname FROM pg_database WHERE datname LIKE 'sre\_scratch\_%'"
 STATES = ("prepared", "swapped", "done")
 PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Content:
+    """What the application reads: how many rows, and the MD5 of all their values."""
+
+    rows: int
+    md5: str
+
+    def __str__(self) -> str:
+        return counted(self.rows, "row")
 
 
 class Staged(Progress):
@@ -87,6 +100,9 @@ def when(condition: Callable[[], bool], act: Callable[[], None]) -> Iterator[Non
 class Scene:
     """One shop, and what is done on it.
 
+    `live` is what the application read before the fault, `restored` what it read when the backup was made, and
+    `measured` says what became of it, where a row has looked itself.
+
     Args:
         shop: with a database of this row's own.
         random: of the row's own seed.
@@ -100,6 +116,7 @@ class Scene:
         self.store.mkdir()
         self.work = folder / "work"
         self.live = self.restored = self.content()
+        self.measured: str | None = None
         self._places: list[TargetStore] = []
 
     # what is there
@@ -149,10 +166,21 @@ class Scene:
         self._places.append(made)
         return made
 
-    def content(self) -> str:
+    def content(self, shop: Shop | None = None) -> Content:
         """What the application sees: it has to get in, and to read everything."""
-        with connect(self.shop.application, "shop") as connection:
-            return connection.execute(CONTENT.encode()).fetchone()["content"]
+        with connect((shop or self.shop).application, "shop") as connection:
+            return Content(**connection.execute(CONTENT.encode()).fetchone())
+
+    def look(self, outcome: str) -> str:
+        """Read the data anew, and say in words what became of them.
+
+        Raises:
+            AssertionError: the restored ones are not there after `done`, or those that were live after anything else.
+        """
+        found = self.content()
+        wanted = {DONE: (self.restored,), UNKNOWN: (self.live, self.restored)}.get(outcome, (self.live,))
+        assert found in wanted, f"{outcome}, and the application sees {found}, which are other ones"
+        return f"{found} as {'before' if found == self.live else 'backed up'}"
 
     def folder_of(self, manifest: Manifest) -> Path:
         """Where a backup is, in a folder."""
@@ -187,27 +215,28 @@ class Scene:
         request = self.request(place, **changes)
         observed = dump.observe(request)
         dump.plan_of(request, observed)
-        with request.place.locked():
-            made = dump.BackupMaker(request, observed, progress or Progress()).make()
         self.restored = self.content()
-        return made
+        with request.place.locked():
+            return dump.BackupMaker(request, observed, progress or Progress()).make()
 
     def try_backup(
         self, place: TargetStore | None = None, progress: Progress | None = None, **changes: Any
     ) -> Seen:
-        """A backup as an operator sees it; one that fails leaves nothing that looks like one."""
+        """A backup as an operator sees it: checked, then made; one that fails leaves nothing that looks like one."""
         request = self.request(place, **changes)
-        begun, before = False, list(self.store.glob(f"{SYSTEM}/{TARGET}/2*"))
+        before = list(self.store.glob(f"{SYSTEM}/{TARGET}/2*"))
+        self.restored = self.content()
         try:
             observed = dump.observe(request)
             dump.plan_of(request, observed)
+        except RunbookError as error:
+            return Seen(REFUSED, str(error))
+        try:
             with request.place.locked():
-                begun = True
                 made = dump.BackupMaker(request, observed, progress or Progress()).make()
         except RunbookError as error:
             assert list(self.store.glob(f"{SYSTEM}/{TARGET}/2*")) == before
-            return Seen(UNDONE if begun else REFUSED, str(error))
-        self.restored = self.content()
+            return Seen(UNDONE, str(error))
         return Seen(DONE, f"{made.backup_id}: {sum(table.rows or 0 for table in made.tables)} rows")
 
     def prove(
@@ -245,10 +274,11 @@ class Scene:
         return Seen(DONE, f"{shop.name} is restored")
 
     def again(self, place: TargetStore | None = None) -> None:
-        """The same command once more, with nothing in its way: it goes through."""
+        """The data are whole, and the same command once more, with nothing in its way, goes through."""
+        self.measured = self.look(UNDONE)
         seen = self.restore(place)
         assert seen.outcome == DONE, seen.message
-        assert self.content() == self.restored
+        self.look(DONE)
 
     def module(self, **more: Any) -> dict[str, Any]:
         """The arguments of a module on this shop and its store in a folder."""

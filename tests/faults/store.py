@@ -277,7 +277,7 @@ def skewed(scene: Scene) -> Seen:
         "bucket": bucket.bucket, "prefix": bucket.prefix, "endpoint_url": bucket.endpoint_url, "region": bucket.region,
         "access_key": bucket.access_key, "secret_key": bucket.secret_key,
     }
-    result = call_ahead("pg_backup", arguments, 3600)
+    result = call_ahead("pg_backup", arguments, 3600, check=True)
     return Seen(REFUSED if result.get("failed") else DONE, str(result.get("msg", result)))
 
 

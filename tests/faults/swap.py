@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 
 import psycopg
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.swap import CatchUp, Swap
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.restore import Request, Restore
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.swap import CatchUp, Position, Swap
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import connect, identifier
 from ansible_collections.sre.runbooks.plugins.module_utils.run.errors import RunbookError
 from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
@@ -81,6 +84,38 @@ def not_fit(scene: Scene) -> Seen:
     return seen
 
 
+class Interrupted(Restore):
+    """A restore that is interrupted when its exchange has come to a moment: `closed` or `exchanged`.
+
+    Args:
+        moment: which.
+        act: is given the process id of the session that exchanges.
+    """
+
+    def __init__(self, request: Request, moment: str, act: Callable[[int], None]) -> None:
+        super().__init__(request, Progress(), check=False)
+        self._moment, self._act, self.acted = moment, act, False
+
+    def _come_to(self, moment: str) -> None:
+        if moment == self._moment:
+            self.acted = True
+            self._act(self.swap.connection.info.backend_pid)
+
+    def _catch_up(self, position: Position, stack: contextlib.ExitStack) -> CatchUp | None:
+        usual = super()._catch_up(position, stack)
+        assert usual
+
+        def act() -> None:
+            self._come_to(CLOSED)
+            usual.act()
+
+        return replace(usual, act=act)
+
+    def _smoke(self) -> None:
+        super()._smoke()
+        self._come_to(EXCHANGED)
+
+
 def lost(moment: str, lose: Callable[[Scene, int], None]) -> Callable[[Scene], Seen]:
     """The session that exchanges the names is lost when it has come so far; applications are kept out then."""
 
@@ -88,27 +123,21 @@ def lost(moment: str, lose: Callable[[Scene, int], None]) -> Callable[[Scene], S
         scene.back_up()
         scene.write()
         scene.shop.reach("prepared", place=scene.place())
-        swap = Swap(scene.shop.admin, scene.shop.name, "lost", Progress())
-        pid, reached = swap.connection.info.backend_pid, []
 
-        def now(what: str) -> None:
-            if what == moment:
-                assert not scene.shop.is_reachable()
-                reached.append(what)
-                lose(scene, pid)
+        def act(pid: int) -> None:
+            assert not scene.shop.is_reachable()
+            lose(scene, pid)
 
-        said = ""
-        with swap.alone(1):
-            try:
-                swap.swap_in(
-                    "2126-01-01T00:00:00Z", -1, lambda: now(EXCHANGED), CatchUp((), lambda: now(CLOSED))
-                )
-            except psycopg.OperationalError as error:
-                said = str(error)
-        assert reached, "it never came so far"
+        restore = Interrupted(scene.shop.request(place=scene.place()), moment, act)
+        seen = Seen("not noticed", "")
+        try:
+            restore.reach("swapped")
+        except RunbookError as error:
+            seen = Seen(UNDONE, str(error))
+        assert restore.acted, "it never came so far"
         assert scene.content() == scene.live
         scene.again()
-        return Seen(UNDONE if said else "not noticed", said)
+        return seen
 
     return inject
 
@@ -201,7 +230,8 @@ FAULTS = (
     Fault("the owner's query says no to the restored database under its live name", WHERE, not_fit, UNDONE,
           ("it has the wrong name",), BACK, ci=True),
     *(
-        Fault(f"{what} when the database is {moment}", WHERE, lost(moment, lose), UNDONE, (words,), BACK,
+        Fault(f"{what} when the database is {moment}", WHERE, lost(moment, lose), UNDONE,
+              (words, "was brought to 'swapped': ", "Mend that, then run the same command again"), BACK,
               server=CRASHING if lose is crash else SHARED, ci=lose is terminate and moment == EXCHANGED)
         for what, lose, words in (
             ("the session that exchanges is ended", terminate, "terminating connection"),
@@ -219,7 +249,8 @@ FAULTS = (
     Fault("the database is closed by somebody", WHERE, in_its_way(CLOSE, OPEN, False),
           REFUSED, ("ALLOW_CONNECTIONS true",), UNTOUCHED),
     Fault("another run works on the same database", WHERE, at_once, UNDONE,
-          ("Another run still works on the database", "Wait until it has ended"), "nothing was begun", ci=True),
+          ("Another run still works on the database", "Wait until it has ended"),
+          "the other one goes on; the same command goes through after it", ci=True),
     Fault("an undo after applications have written", WHERE, undo_refused, REFUSED,
           ("going back loses what they wrote", "Decide that with the playbook"),
           "the restored database stays"),

@@ -19,6 +19,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection
 
 from lab import REPOSITORY, machine
 from lab.postgresql import PostgresServer
+from tests.timelines import abandoned_timeline
 
 SECRET = "the-monitor's-secret"
 Play = Callable[..., subprocess.CompletedProcess[str]]
@@ -102,7 +103,7 @@ def test_the_operator_is_told_when_a_table_was_lost_and_where_to_go_back_to(
 
 
 @pytest.mark.parametrize(("table", "code", "words"), [
-    ("kept", 0, "No drop, truncation or large deletion of kept was found"),
+    ("kept", 0, "No drop or truncation of kept, and no transaction that deleted 1 row or more of it, was found"),
     ("never_was", 2, "check the name"),
 ])
 def test_nothing_found_is_only_a_success_where_it_is_proven(play: Play, table: str, code: int, words: str) -> None:
@@ -125,3 +126,18 @@ def test_no_recovery_is_shown_to_what_may_be_outside_of_the_live_history(
     assert "public.order_lines was dropped at " in done.stdout
     assert "Whether that is in the live history is unknown" in " ".join(done.stdout.split())
     assert "-e to=" not in done.stdout
+
+
+def test_no_recovery_is_shown_to_what_the_live_cluster_has_left(play: Play, shop: PostgresServer) -> None:
+    """A86 ⚠: after an undone recovery, what was done on its timeline is in no history that a recovery goes along."""
+    with abandoned_timeline(shop), connect(shop.login.at("shop"), "tests") as connection:
+        connection.execute("DROP TABLE kept")
+        name = connection.execute("SELECT pg_walfile_name(pg_current_wal_lsn()) AS name").fetchone()["name"]
+        connection.execute("SELECT pg_switch_wal()")
+        assert machine.wait_for((shop.folder / "archive" / name).exists, 20)
+    done = play("-e", "wal_search_table=kept", "-e", "wal_search_timeline=2")
+    said = " ".join(done.stdout.split())
+    assert "public.kept was dropped at " in said, done.stdout + done.stderr
+    assert "It happened on timeline 2 at " in said
+    assert "That is not in the live history, along which sre.runbooks.database_pitr recovers." in said
+    assert "-e to=" not in said

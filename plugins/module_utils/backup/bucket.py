@@ -28,7 +28,7 @@ from typing import BinaryIO
 from ansible_collections.sre.runbooks.plugins.module_utils.backup import transfer
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.catalog import Backup, parse_time
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.claims import Claims
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.folder import free_below
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.folder import work_room
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import (
     Manifest,
     ManifestCorruptError,
@@ -49,6 +49,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.s3 import (
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import (
     Privacy,
+    Room,
     TargetStore,
     flock_of,
     undone_by,
@@ -113,8 +114,8 @@ class TargetBucket(TargetStore):
     def require(self) -> None:
         self._s3.require()
 
-    def free_bytes(self) -> int:
-        return free_below(self.work_directory)
+    def rooms(self) -> tuple[Room, ...]:
+        return (work_room(self.work_directory),)
 
     def stored_free_bytes(self) -> None:
         return None

@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,10 +37,12 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import (
     DATA,
     GLOBALS,
     RESERVE_BYTES,
+    Room,
     TargetStore,
     new_backup_id,
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.transfer import Sending
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.work import LARGER
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.client_tools import ClientTools, find_client_tools
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import (
     Login,
@@ -108,10 +111,15 @@ class Observed:
     tools: ClientTools
     tables: int
     estimated_bytes: int
-    free_bytes: int
+    rooms: tuple[Room, ...]
     leftovers: tuple[str, ...]
     options: str
     notes: tuple[str, ...]
+
+    @property
+    def room(self) -> Room:
+        """Where a backup becomes too large first."""
+        return min(self.rooms, key=lambda room: room.free_bytes)
 
 
 def estimate_bytes(size_bytes: int, last: Manifest | None) -> int:
@@ -143,7 +151,7 @@ def observe(request: Request) -> Observed:
     printed = process.run([tools.path("pg_dump"), "--version"], timeout_s=10).stdout.split()
     return Observed(
         properties, server_version, printed[2], identifier["id"], tools, tables,
-        estimate_bytes(properties.size_bytes, request.place.newest_manifest()), request.place.free_bytes(),
+        estimate_bytes(properties.size_bytes, request.place.newest_manifest()), request.place.rooms(),
         tuple(request.place.leftovers()), options, tuple(notes),
     )
 
@@ -165,14 +173,17 @@ def plan_of(request: Request, observed: Observed) -> Plan:
     """The steps of a backup.
 
     Raises:
-        RunbookError: the store has too little room.
+        RunbookError: the store or the work folder has too little room.
     """
-    if observed.free_bytes < observed.estimated_bytes + RESERVE_BYTES:
+    room = observed.room
+    if room.free_bytes < observed.estimated_bytes + RESERVE_BYTES:
         raise RunbookError(
-            f"There are {size_words(observed.free_bytes)} free for {request.place}, and a backup of"
-            f" {request.database} may need {size_words(observed.estimated_bytes)}.",
+            f"There are {size_words(room.free_bytes)} free for {room.folder}, and a backup of"
+            f" {request.database} may need {size_words(observed.estimated_bytes)} besides the"
+            f" {size_words(RESERVE_BYTES)} that stay free.",
+            LARGER if room.is_work else
             "Make room there (playbook sre.runbooks.backup_catalog shows what is old), or name another backup_store.",
-            free_bytes=observed.free_bytes, estimated_bytes=observed.estimated_bytes,
+            free_bytes=room.free_bytes, estimated_bytes=observed.estimated_bytes,
         )
     plan = Plan()
     for name in observed.leftovers:
@@ -180,7 +191,7 @@ def plan_of(request: Request, observed: Observed) -> Plan:
     plan.add(
         "back up database", request.place.at("<backup_id>"), "absent",
         f"{counted(observed.tables, 'table')}, up to {size_words(observed.estimated_bytes)}"
-        f" of {size_words(observed.free_bytes)} free, with {request.jobs} jobs, {compression(request)}",
+        f" of {size_words(room.free_bytes)} free, with {request.jobs} jobs, {compression(request)}",
     )
     return plan
 
@@ -225,15 +236,23 @@ class BackupMaker:
         backup_id = new_backup_id(datetime.now(UTC))
         place = self._request.place
         try:
-            with place.making(backup_id) as folder:
+            with place.making(backup_id) as folder, self._full_disk_named(folder):
                 with self._progress.during(self._doing), server_errors(self._login, LOOK):
                     manifest = self._attempts(backup_id, folder)
                 place.publish(manifest)
         except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise RunbookError(f"{place} cannot be written: {error}.", "Look at its disk.") from error
-            raise self._full(0) from error
+            raise RunbookError(f"{place} cannot be written: {error}.", "Look at its disk.") from error
         return manifest
+
+    @contextlib.contextmanager
+    def _full_disk_named(self, folder: Path) -> Iterator[None]:
+        """While what fills it still lies there."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise self._full(folder) from error
 
     def _attempts(self, backup_id: str, folder: Path) -> Manifest:
         place = self._request.place
@@ -315,7 +334,7 @@ class BackupMaker:
         if done.returncode == 0:
             return
         if "No space left on device" in done.stderr_tail:
-            raise self._full(size_of(folder))
+            raise self._full(folder)
         if any(words in done.stderr_tail for words in LOCK_WORDS):
             raise RetryError("another session wanted a table for itself")
         raise RunbookError(
@@ -333,7 +352,7 @@ class BackupMaker:
             argv.append("--no-role-passwords")
         process.run(
             argv, timeout_s=GLOBALS_TIMEOUT_S, secrets=self._request.login.environment(),
-            hint="database_admin must be allowed to read the roles, and the store must have room.",
+            hint=f"database_admin must be allowed to read the roles, and the disk of {folder} must have room.",
         )
         (folder / GLOBALS).chmod(0o600)
         with (folder / GLOBALS).open("rb") as stream:
@@ -367,12 +386,14 @@ class BackupMaker:
                 tables=missing,
             )
 
-    def _full(self, written: int) -> RunbookError:
-        free = self._request.place.free_bytes()
+    def _full(self, folder: Path) -> RunbookError:
+        pairs = zip(self._observed.rooms, self._request.place.rooms(), strict=True)
+        before, after = min(pairs, key=lambda pair: pair[1].free_bytes)
+        dumped = size_of(folder)
         return RunbookError(
-            f"The disk for {self._request.place} became full while {self._request.database} was dumped:"
-            f" {size_words(written)} were written, up to {size_words(self._observed.estimated_bytes)} were expected,"
-            f" {size_words(self._observed.free_bytes)} were free at the start and {size_words(free)} now.",
-            "Make room there and start it again; nothing is left of this backup.",
-            written_bytes=written, estimated_bytes=self._observed.estimated_bytes,
+            f"The disk for {after.folder} became full while {self._request.database} was backed up:"
+            f" {size_words(dumped)} were dumped, up to {size_words(self._observed.estimated_bytes)} were expected,"
+            f" {size_words(before.free_bytes)} were free there at the start and {size_words(after.free_bytes)} then.",
+            f"{LARGER if after.is_work else 'Make room there.'} Then start it again; nothing is left of this backup.",
+            dumped_bytes=dumped, estimated_bytes=self._observed.estimated_bytes,
         )

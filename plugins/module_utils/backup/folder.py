@@ -30,6 +30,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest impor
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import (
     DATA,
     Privacy,
+    Room,
     TargetStore,
     flock_of,
     undone_by,
@@ -105,11 +106,9 @@ class TargetFolder(TargetStore):
                 "Create it, or mount what belongs there; store_path in the inventory names it.",
             )
 
-    def free_bytes(self) -> int:
-        rooms = [self.stored_free_bytes()]
-        if not self.is_in_place:
-            rooms.append(free_below(self.work_directory))
-        return min(rooms)
+    def rooms(self) -> tuple[Room, ...]:
+        kept = Room(self.path, self.stored_free_bytes(), is_work=False)
+        return (kept,) if self.is_in_place else (kept, work_room(self.work_directory))
 
     def stored_free_bytes(self) -> int:
         return free_below(self.path)
@@ -231,6 +230,11 @@ class TargetFolder(TargetStore):
                 yield chunks_of(stream, folder / name)
 
         return open_stored
+
+
+def work_room(folder: Path) -> Room:
+    """Room for plain data on their way."""
+    return Room(folder, free_below(folder), is_work=True)
 
 
 def free_below(place: Path) -> int:

@@ -120,7 +120,7 @@ class Restore:
         except errors.Error as error:
             raise RunbookError(
                 f"PostgreSQL refused while {self.request.database!r} was brought to {state!r}: "
-                f"{' '.join(str(error).split())}.",
+                f"{' '.join(str(error).split()).rstrip('.')}.",
                 "Make room on the server's disk, then run the same command again." if isinstance(error, errors.DiskFull)
                 else "Mend that, then run the same command again: it goes on from where this one ended.",
             ) from error

@@ -50,6 +50,21 @@ def new_backup_id(moment: datetime) -> str:
 
 
 @dataclass(frozen=True)
+class Room:
+    """Free space for this user where a backup is written.
+
+    Args:
+        folder: it need not exist.
+        free_bytes: of its file system.
+        is_work: whether plain data only lie there on their way.
+    """
+
+    folder: Path
+    free_bytes: int
+    is_work: bool
+
+
+@dataclass(frozen=True)
 class Privacy:
     """Who can read what a store keeps, and where plain data may lie on its way.
 
@@ -106,8 +121,8 @@ class TargetStore(ABC):
         """
 
     @abstractmethod
-    def free_bytes(self) -> int:
-        """Room for a dump, for this user: where it is written first."""
+    def rooms(self) -> tuple[Room, ...]:
+        """The places of this host that a backup is written to."""
 
     @abstractmethod
     def stored_free_bytes(self) -> int | None:

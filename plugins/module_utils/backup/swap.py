@@ -507,7 +507,7 @@ class Swap:
         Args:
             marker: the one that it had before.
         """
-        if self.connection.closed or self.connection.broken:
+        if not self._is_connected():
             self._reconnect()
         position = self.position()
         if position.state == markers.CLOSED:
@@ -515,8 +515,17 @@ class Swap:
         elif position.state == markers.EXCHANGED:
             self._take_back(position)
 
+    def _is_connected(self) -> bool:
+        """Whether the session is still there, which another one may have lost first."""
+        try:
+            self.connection.execute("SELECT 1")
+        except psycopg.OperationalError:
+            return False
+        return True
+
     def _reconnect(self) -> None:
         """Connect again, and alone: the lock went with the session. The server may still be recovering."""
+        self.connection.close()
         deadline = time.monotonic() + RECOVERY_S
         while True:
             try:

@@ -21,6 +21,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.run.files import remo
 from ansible_collections.sre.runbooks.plugins.module_utils.run.words import size as size_words
 
 HELD = ".held"
+LARGER = "Make room there, or name a folder on a larger disk: store_work_directory."
 
 
 def default_directory() -> Path:
@@ -114,17 +115,16 @@ def room_for(folder: Path, needed_bytes: int) -> Iterator[None]:
     Raises:
         RunbookError: there is less room, or the disk is full, or cannot be written.
     """
-    hint = "Make room there, or name a folder on a larger disk: store_work_directory."
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
         raise RunbookError(
-            f"The plain files take {size_words(needed_bytes)}, and {folder} has {size_words(free)} free.", hint,
+            f"The plain files take {size_words(needed_bytes)}, and {folder} has {size_words(free)} free.", LARGER,
             needed_bytes=needed_bytes, free_bytes=free,
         )
     try:
         yield
     except OSError as error:
-        raise RunbookError(f"The plain files cannot be written to {folder}: {error.strerror}.", hint) from error
+        raise RunbookError(f"The plain files cannot be written to {folder}: {error.strerror}.", LARGER) from error
 
 
 def abandoned(root: Path) -> list[Path]:

@@ -11,8 +11,6 @@ from datetime import UTC, datetime
 
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.segments import Segment, lsn_text, parse_lsn
 
-LINE = re.compile(r"\s*(\d+)\s+([0-9A-Fa-f]+/[0-9A-Fa-f]+)(?:\s.*)?")
-
 LINE = re.compile(
     r"rmgr: (?P<manager>\w+) +len \(rec/tot\): *\d+/ *\d+, tx: *(?P<xid>\d+),"
     r" lsn: (?P<lsn>[0-9A-F]{1,8}/[0-9A-F]{1,8}), prev (?P<previous>[0-9A-F]+/[0-9A-F]+), desc: (?P<what>\S+) ?"
@@ -24,6 +22,8 @@ ROWS = re.compile(
     r" prev [0-9A-F]+/[0-9A-F]+, desc: (?P<what>[A-Z_+]+)[ ,][^#]*, blkref #0: rel (?P<file>\d+/\d+/(?P<node>\d+))"
     r" blk \d+(?: FPW)?(?:, blkref #1: .*)?"
 )
+# A deletion with these flags takes no row away: it moves to another partition, or was never there (ON CONFLICT).
+NO_DELETION = re.compile(r"\bflags:? 0x(?:[1-9A-F].|.[89A-F])")
 BLOCK = re.compile(r"blkref #\d+: rel (\d+)/(\d+)/(\d+)(?: fork (\w+))? blk (\d+)( FPW)?")
 COMMIT = re.compile(r"(?:(?P<prepared>\d+): )?(?P<at>\d{4,}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}) UTC(?:; (?P<details>.*))?")
 # A relation's file: `base/<database>/<file>`, or below a tablespace of its own; `_init` and the like are forks.

@@ -24,6 +24,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.pitr.segments import 
 )
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.wal import (
     MANAGERS,
+    NO_DELETION,
     ROWS,
     Hole,
     Record,
@@ -397,7 +398,7 @@ class WalReader:
                 lsn = parse_lsn(rows["lsn"])
                 if lsn > self._handed_on:
                     self.last = self._handed_on = lsn
-                    if rows["what"] == "DELETE":
+                    if rows["what"] == "DELETE" and not NO_DELETION.search(line):
                         self._listener.deleted(int(rows["xid"]), rows["file"])
                 return
             record = parse_line(line)

@@ -9,6 +9,7 @@ view and an ALTER TABLE that rewrites change files as well: they fill a table of
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +20,7 @@ from typing import Any
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.segments import lsn_text
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.target import LSN, TIME, TRANSACTION, Target
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.wal import (
+    NO_DELETION,
     Commit,
     File,
     Hole,
@@ -56,17 +58,29 @@ SHUT_DOWN = re.compile(r".*; xid \d+:(\d+); .*")
 CLOCK = timedelta(minutes=10)
 # The newest events are shown; a table from which rows are deleted all day has more.
 EVENTS_KEPT = 1000
+# A deletion that is reported where no table is named.
+LARGE_ROWS = 1000
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is asked for; None stands for any."""
+    """What is asked for; None stands for any.
+
+    Attributes:
+        minimum_rows: a transaction that deletes fewer rows of a table is only counted; None is 1 where a table is
+            named, else 1000.
+    """
 
     table: str | None = None
     schema: str | None = None
     since: datetime | None = None
     until: datetime | None = None
-    minimum_rows: int = 1000
+    minimum_rows: int | None = None
+
+    @property
+    def reported_rows(self) -> int:
+        """How many rows a deletion must have to be reported."""
+        return self.minimum_rows or (1 if self.table else LARGE_ROWS)
 
 
 @dataclass(frozen=True)
@@ -142,6 +156,11 @@ class Event:
             },
             "sentence": self.sentence,
         }
+
+    @property
+    def size(self) -> float:
+        """In rows; what takes a whole table is larger than any number of them."""
+        return math.inf if self.rows is None else self.rows
 
     @property
     def sentence(self) -> str:
@@ -225,6 +244,10 @@ class WalSearch:
     def __init__(self, wanted: Wanted, major: int, live: LiveCatalog | None, raw: Callable[[int], bytes]) -> None:
         self.events: deque[Event] = deque(maxlen=EVENTS_KEPT)
         self.event_count = 0
+        # What is routine, such as single rows that are deleted all day, must not push it out.
+        self.largest: Event | None = None
+        self.smaller_deletions = 0
+        self.smaller_rows = 0
         self.unnamed: deque[Event] = deque(maxlen=EVENTS_KEPT)
         self.unnamed_count = 0
         self.databases: deque[Event] = deque(maxlen=EVENTS_KEPT)
@@ -335,7 +358,7 @@ class WalSearch:
 
     def _pages(self, record: Record) -> None:
         writes = record.manager == "Heap" and record.what.startswith(("INSERT", "UPDATE", "HOT_UPDATE"))
-        if record.manager == "Heap" and record.what == "DELETE":
+        if record.manager == "Heap" and record.what == "DELETE" and not NO_DELETION.search(record.rest):
             self._of(record.xid).deleted.update(
                 f"{one.file.tablespace}/{one.file.database}/{one.file.node}" for one in record.blocks[:1]
             )
@@ -438,7 +461,7 @@ class WalSearch:
         for database, oid in sorted(truncated, key=str):
             self._event("truncate", record, end, database, oid)
         for file, rows in deleted.items():
-            if rows >= self._wanted.minimum_rows and file.node >= FIRST_OID and self._catalog(file) is None:
+            if file.node >= FIRST_OID and self._catalog(file) is None:
                 complete = self._complete_from is not None and not _older(end.xid, self._complete_from)
                 self._event("delete", record, end, file.database, before[file], rows, complete)
 
@@ -514,12 +537,18 @@ class WalSearch:
             relation.name if relation else None, end.at, record.lsn, end.xid, self.timeline, rows, complete,
             self._earlier.get((database, oid or 0), ()),
         )
-        if relation is None:
+        if rows is not None and rows < self._wanted.reported_rows:
+            if relation is None or self._matches(database, relation):
+                self.smaller_deletions += 1
+                self.smaller_rows += rows
+        elif relation is None:
             self.unnamed.append(event)
             self.unnamed_count += 1
         elif self._matches(database, relation):
             self.events.append(event)
             self.event_count += 1
+            if self.largest is None or event.size >= self.largest.size:
+                self.largest = event
 
     def lost_unseen(self) -> list[str]:
         """The wanted tables that existed where the WAL ends, and are no longer in the live database."""
@@ -587,13 +616,27 @@ def verdict(
     if search.unnamed_count:
         doubts.append(f"{counted(search.unnamed_count, 'change')} of tables whose names the WAL that was read does not"
                       " tell: they are listed as unnamed; a search from an earlier time may name them.")
+    smaller = []
+    if search.smaller_deletions:
+        smaller.append(
+            f"{counted(search.smaller_deletions, 'smaller deletion')} of {counted(search.smaller_rows, 'row')} in all"
+            f" {'is' if search.smaller_deletions == 1 else 'are'} not reported: each is of fewer than"
+            f" {counted(wanted.reported_rows, 'row')} (wal_search_minimum_deleted_rows)."
+        )
     if search.events:
-        last = search.events[-1]
-        return "found", " ".join([last.sentence, *doubts])
+        last, largest = search.events[-1], search.largest
+        before = [
+            f"A larger loss came before it, and is not undone by going back to just before the newest one:"
+            f" {largest.sentence}"
+        ] if largest and largest.size > last.size else []
+        return "found", " ".join([last.sentence, *before, *smaller, *doubts])
     if wanted.table and not search.table_known:
         doubts.append(f"No table {name} exists or is named in the WAL that was read: check the name, or search from an"
                       " earlier time.")
     if search.rows_not_read:
         doubts.append(f"{counted(search.rows_not_read, 'row')} or page of the catalog could not be read.")
-    nothing = f"No drop, truncation or large deletion of {name} was found {searched}."
-    return ("unknown", " ".join([nothing, *doubts])) if doubts else ("not found", nothing)
+    nothing = (
+        f"No drop or truncation of {name}, and no transaction that deleted {counted(wanted.reported_rows, 'row')} or"
+        f" more of it, was found {searched}."
+    )
+    return "unknown" if doubts else "not found", " ".join([nothing, *smaller, *doubts])

@@ -95,7 +95,7 @@ SAID = [
 def test_what_a_server_answers_is_one_sentence_and_a_next_step(
     bucket: Bucket, code: str, operation: str, said: str, step: str
 ) -> None:
-    """Answers that SeaweedFS does not give: wrong clocks and regions are not looked at there."""
+    """Also answers that SeaweedFS does not give, which takes any region; of clocks the fault matrix asks it."""
     answer = ClientError({"Error": {"Code": code, "Message": "Their\n words."}}, operation)
     error = sentence(answer, bucket, "Writing x to")
     assert error.message.startswith(f"Writing x to s3://backups failed: {bucket.endpoint_url} answered {said} (Their")

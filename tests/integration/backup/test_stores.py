@@ -17,8 +17,10 @@ from typing import Any
 
 import pytest
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.arguments import place_of, store_spec
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.dump import BackupMaker, Request, observe
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.restore import Request, Restore
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.restore import Request as RestoreRequest
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.restore import Restore
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.s3 import Bucket
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.store import TargetStore
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.verdict import Verdict
@@ -31,6 +33,7 @@ from lab import machine
 from lab.keys import Key
 from lab.postgresql import bin_directory
 from lab.s3 import S3Server
+from tests.disks import fill, mounted
 from tests.integration.backup.conftest import as_arguments, read_only
 
 Call = Callable[..., dict[str, Any]]
@@ -151,9 +154,43 @@ def test_a_recovery_is_as_long_as_its_fetching_and_its_restore(kept: Kept) -> No
     assert proof["recovery_seconds"] == pytest.approx(fetch_s + rungs["restore"] + rungs["content"], abs=0.002)
     assert "of it to fetch the files" in proof["message"]
     login, database = kept.login.at("postgres"), kept.login.database
-    request = Request(login, database, "a run", kept.place, free_bytes=1 << 40, bin_directory=str(bin_directory()))
+    request = RestoreRequest(login, database, "a run", kept.place, free_bytes=1 << 40, bin_directory=str(bin_directory()))
     found = Restore(request, Progress(), check=True).reach("prepared").values["backup"]
     assert found["drill_seconds"] == pytest.approx(proof["recovery_seconds"], abs=0.1)
+
+
+def test_a_work_folder_without_room_is_named_and_not_the_store(kept: Kept, tmp_path: Path) -> None:
+    """A80: who reads of the store removes backups to make room on another disk."""
+    with mounted(tmp_path / "disk", "32m", "0700") as disk:
+        fill(disk, 8 << 20)
+        kept.work = disk / "work"
+        failed = kept.backup()
+    assert f"There are 8.4 MB free for {kept.place.work_directory}, and a backup of " in failed["msg"], failed
+    assert "name a folder on a larger disk: store_work_directory" in failed["msg"]
+    assert "backup_catalog" not in failed["msg"]
+
+
+def test_a_work_folder_that_becomes_full_is_named_and_not_the_store(kept: Kept, tmp_path: Path) -> None:
+    """A80: with how much had been dumped by then."""
+    with mounted(tmp_path / "disk", "64m", "0700") as disk:
+        kept.work = disk / "work"
+        request = Request(
+            kept.login.at("postgres"), kept.login.database, kept.place, 1, 0, False, False, None,
+            str(bin_directory()), 60,
+        )
+        observed = observe(request)
+
+        class FullWhenDumped(Progress):
+            def say(self, message: str) -> None:
+                if message.startswith("dumping"):
+                    fill(disk, 4096)
+
+        with request.place.locked(), pytest.raises(RunbookError) as caught:
+            BackupMaker(request, observed, FullWhenDumped()).make()
+    assert f"The disk for {kept.place.work_directory} became full while" in str(caught.value)
+    assert ": 0 B were dumped" not in str(caught.value)
+    assert "store_work_directory" in str(caught.value)
+    assert kept.place.backups() == []
 
 
 def test_the_store_has_nothing_that_can_be_read_without_a_key(kept: Kept) -> None:

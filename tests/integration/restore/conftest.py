@@ -123,8 +123,8 @@ def shops(usual: PostgresServer, folder: Path) -> Iterator[Callable[..., Shop]]:
     """Makes shops with a database of the given name, on the usual server or another; all of it is dropped again."""
     made = []
 
-    def make(name: str, server: PostgresServer = usual) -> Shop:
-        role, password = f"shop_{secrets.token_hex(4)}", secrets.token_hex(8)
+    def make(name: str, server: PostgresServer = usual, role: str | None = None) -> Shop:
+        role, password = role or f"shop_{secrets.token_hex(4)}", secrets.token_hex(8)
         store = folder / f"store-{len(made)}"
         store.mkdir()
         login = server.login

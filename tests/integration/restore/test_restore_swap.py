@@ -208,6 +208,22 @@ def test_a_smoke_check_that_fails_brings_the_old_database_back(shop: Shop) -> No
     assert properties_of(shop)["connection_limit"] == 55
 
 
+def test_a_smoke_check_that_fails_when_the_session_is_lost_as_well_brings_the_old_database_back(shop: Shop) -> None:
+    """A85 ⚠: a server that goes away is noticed by who asks it first, and that is not the session that exchanges."""
+    shop.back_up()
+    shop.run("DELETE FROM orders WHERE id > 10")
+    shop.reach("prepared")
+    both = (
+        "SELECT NOT bool_and(pg_terminate_backend(pid, 5000)), 'no' FROM pg_stat_activity"
+        " WHERE application_name = 'sre.runbooks swap'"
+    )
+    with pytest.raises(RunbookError, match="gave False"):
+        shop.reach("swapped", application_check=both)
+    assert shop.orders() == 10
+    shop.reach("swapped")
+    assert shop.orders() == 1000
+
+
 @pytest.mark.parametrize("stopped_at", ["closed", "exchanged", "opened"])
 @pytest.mark.parametrize("then", ["swapped", "undone"])
 def test_from_each_place_where_a_call_can_die_the_next_one_goes_on_or_back(

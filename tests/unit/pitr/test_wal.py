@@ -213,6 +213,51 @@ def test_a_clock_that_was_ahead_for_a_moment_hides_nothing() -> None:
     assert (word, "2026-11-21T09:59" in message) == ("found", True), message
 
 
+def rows_deleted(xid: int, rows: int, at: str = "10:00:00", flags: str = "flags: 0x00", file: int = 16433) -> list[str]:
+    """The lines of a transaction that deletes so many rows."""
+    heap = HEAP.replace("tx:        729", f"tx: {xid}")
+    line = f"{heap}DELETE xmax: {xid}, off: 3, infobits: [], {flags}, blkref #0: rel 1663/16384/{file} blk 0"
+    return [*[line] * rows, ended(xid, at)]
+
+
+@pytest.mark.parametrize("rows", [1, 900])
+def test_a_small_table_that_was_emptied_is_found_by_its_name(rows: int) -> None:
+    """A86 ⚠: it has fewer rows than a large deletion."""
+    word, message = followed(Wanted("orders"), live(701), SHUT_DOWN, *rows_deleted(700, rows))
+    assert word == "found", message
+    assert message.startswith(f"At least {rows} row"), message
+
+
+def test_deletions_that_are_too_small_to_be_reported_are_counted_and_the_threshold_is_said() -> None:
+    """A86 ⚠: many small transactions empty a table as well."""
+    lines = [line for xid in range(700, 712) for line in rows_deleted(xid, 900)]
+    word, message = followed(Wanted(), live(712), SHUT_DOWN, *lines)
+    assert (word, message) == (
+        "not found", "No drop or truncation of any table, and no transaction that deleted 1,000 rows or more of it, was"
+        " found from a to b. 12 smaller deletions of 10,800 rows in all are not reported: each is of fewer than"
+        " 1,000 rows (wal_search_minimum_deleted_rows)."
+    )
+    word, message = followed(Wanted("orders", minimum_rows=901), live(712), SHUT_DOWN, *lines)
+    assert (word, "12 smaller deletions of 10,800 rows in all" in message) == ("not found", True), message
+    word, message = followed(Wanted(), live(701), SHUT_DOWN, *rows_deleted(700, 1000))
+    assert (word, "smaller" in message) == ("found", False), message
+
+
+def test_a_routine_deletion_does_not_hide_the_larger_loss_before_it() -> None:
+    """A86 ⚠: from many tables single rows are deleted all day."""
+    lines = [line for xid in range(701, 1802) for line in rows_deleted(xid, 1, "10:00:05")]
+    word, message = followed(Wanted("orders"), live(1802), SHUT_DOWN, *rows_deleted(700, 50, "10:00:01"), *lines)
+    assert (word, "1 row of " in message) == ("found", True), message
+    assert "A larger loss came before it" in message
+    assert "50 rows of orders were deleted at 2026-11-21T10:00:01" in message.replace("public.", "")
+
+
+@pytest.mark.parametrize("flags", ["flags: 0x10", "flags: 0x18", "flags 0x08"])
+def test_a_row_that_moves_to_another_partition_is_no_deletion(flags: str) -> None:
+    word, message = followed(Wanted("orders"), live(701), SHUT_DOWN, *rows_deleted(700, 3, flags=flags))
+    assert word == "not found", message
+
+
 @given(st.text())
 def test_any_text_is_a_line_or_none(text: str) -> None:
     for line in (text, TRANSACTION + text, HEAP + text, f"{TRANSACTION}COMMIT 2026-11-21 18:45:17.785466 UTC; {text}"):

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,18 +25,40 @@ ROWS = (
     Fault("nothing at all", "store", nothing, "good", (), ""),
 )
 SEEN = {
-    "a file is gone": {"message": "a | b is <gone>", "times": 3, "seed": "7"},
-    "nothing at all": {"message": "It is good.", "times": 1, "seed": "7"},
+    "a file is gone": {"message": "a | b is <gone>", "times": 3, "seed": "7", "commit": "abc1", "passed": True,
+                       "data": "5,000 rows as before"},
+    "nothing at all": {"message": "It is good.", "times": 1, "seed": "7", "commit": "abc1", "passed": True,
+                       "data": "5,000 rows as backed up"},
 }
 
 
 def test_a_row_says_what_was_seen_and_how_often() -> None:
     text = fault_page.page(ROWS, SEEN)
-    assert "1 faults, injected 3 times, and 1 controls; seed 7." in text
+    assert "1 faults, injected 3 times, and 1 controls, of the commit abc1 with the seed 7." in text
     assert (
         "| 1 | a file is gone | incomplete above the rung bytes, 3 times | a \\| b is &lt;gone> |"
-        " the verdict undoes every proof | none |"
+        " the verdict undoes every proof | nothing left; 5,000 rows as before |"
     ) in text
+
+
+@pytest.mark.parametrize(("change", "written"), [
+    ({}, True), ({"seed": "8"}, False), ({"commit": "abc2"}, False), ({"commit": None}, False),
+    ({"passed": False}, False),
+])
+def test_the_page_is_only_written_from_one_whole_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], written: bool
+) -> None:
+    """A81 ⚠: a row that was run again, of another commit or by itself, does not pass for one of that run."""
+    for name, value in (("ROOT", tmp_path), ("PAGE", tmp_path / "docs" / "faults.md"),
+                        ("RECORDS", tmp_path / "build" / "faults"), ("table", lambda: ROWS)):
+        monkeypatch.setattr(fault_page, name, value)
+    (tmp_path / "docs").mkdir()
+    fault_page.RECORDS.mkdir(parents=True)
+    for number, (name, seen) in enumerate(SEEN.items()):
+        record = {"name": name, **seen, **(change if number else {})}
+        (fault_page.RECORDS / f"{number}.json").write_text(json.dumps(record), encoding="utf-8")
+    assert fault_page.write() == (0 if written else 1)
+    assert fault_page.PAGE.exists() == written
 
 
 def test_a_row_that_the_page_lacks_and_one_that_nobody_runs_are_told(
