@@ -154,7 +154,9 @@ def test_a_recovery_is_as_long_as_its_fetching_and_its_restore(kept: Kept) -> No
     assert proof["recovery_seconds"] == pytest.approx(fetch_s + rungs["restore"] + rungs["content"], abs=0.002)
     assert "of it to fetch the files" in proof["message"]
     login, database = kept.login.at("postgres"), kept.login.database
-    request = RestoreRequest(login, database, "a run", kept.place, free_bytes=1 << 40, bin_directory=str(bin_directory()))
+    request = RestoreRequest(
+        login, database, "a run", kept.place, free_bytes=1 << 40, bin_directory=str(bin_directory())
+    )
     found = Restore(request, Progress(), check=True).reach("prepared").values["backup"]
     assert found["drill_seconds"] == pytest.approx(proof["recovery_seconds"], abs=0.1)
 
