@@ -7,7 +7,9 @@ from __future__ import annotations
 import json
 from datetime import datetime
 
+from ansible_collections.sre.runbooks.plugins.module_utils.pitr.position import Places
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import connect
+from ansible_collections.sre.runbooks.plugins.module_utils.run.progress import Progress
 
 from tests.scenarios.pitr_scene import TARGET, Shop, shop
 
@@ -108,6 +110,24 @@ def test_a_check_that_could_not_be_asked_is_not_called_passed(shop: Shop) -> Non
     assert any("It is asked then, before the recovery is done" in one["text"] for one in shop.records("message"))
     assert "The check of the owner passed." in shop.records("outcome")[-1]["message"]
     assert shop.run("SELECT count(*) FROM suppliers") == 20
+
+
+def test_a_run_that_meets_another_one_leaves_everything_to_it(shop: Shop) -> None:
+    """A86 ⚠: taking back would be taking away what the other one is restoring."""
+    places = Places(shop.server.data_directory)
+    places.prepare((shop.server.data_directory.stat().st_uid, shop.server.data_directory.stat().st_gid))
+    moment = shop.run("SELECT clock_timestamp()").isoformat()
+    with places.alone(Progress(), 5):
+        played = shop.play(
+            "database_pitr", "-e", f"to={moment}", "-e", f"approve={TARGET}", "-e", "database_pitr_lock_wait_seconds=1"
+        )
+    assert played.returncode == 2, played.output
+    shown = " ".join(played.output.replace("│", "").split())
+    assert "Another run still works on" in shown
+    assert shop.records("outcome") == [], "nothing was left undone"
+    assert [one["name"] for one in shop.records("phase") if one["state"] == "end"][-1] == "undo"
+    assert shop.answers()
+    assert not shop.locks()
 
 
 def test_a_server_that_does_not_run_any_more_is_recovered(shop: Shop) -> None:

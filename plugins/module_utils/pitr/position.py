@@ -173,6 +173,7 @@ class Places:
                         raise RunbookError(
                             f"Another run still works on {self.data}; waited {wait_s:.0f} s for it.",
                             "Wait until it has ended, then start the same command again: it goes on from there.",
+                            busy=True,
                         ) from None
                 progress.tick(lambda: f"waiting for the run that still works on {self.data}")
                 time.sleep(0.1)
