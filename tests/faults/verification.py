@@ -185,7 +185,7 @@ FAULTS = (
     Fault("a pg_restore that exits 0 having left out indexes and keys", WHERE, no_indexes, "corrupt",
           ("indexes instead of",), DROPPED, rung="restore", ci=True),
     Fault("a pg_restore that exits 0 having left out who owns what", WHERE, no_owners, "corrupt",
-          ("relations of another owner than the database instead of",), DROPPED, rung="restore"),
+          ("relations of the role clerk instead of 1",), DROPPED, rung="restore"),
     Fault("pg_restore is not installed", WHERE, no_program, "unverifiable", ("pg_restore does not exist", NEXT),
           "earlier proofs stay", rung="bytes"),
     Fault("the owner's query says no", WHERE, application("SELECT false, 'no payments since Monday'"), "corrupt",

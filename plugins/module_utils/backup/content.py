@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.counts import TableCounter, open_connections
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest import Manifest, Sequence, Table
-from ansible_collections.sre.runbooks.plugins.module_utils.backup.objects import count_objects
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.objects import count_objects, missing
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.properties import Extension, read_properties
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.snapshot import (
     count_large_objects,
@@ -82,10 +82,8 @@ def differences(
     ]
     if large_objects != manifest.large_objects:
         found.append(f"there are {large_objects} large objects instead of {manifest.large_objects}")
-    found += [
-        f"there are {objects[kind]} {kind} instead of {wanted}"
-        for kind, wanted in (manifest.objects or {}).items() if objects and objects.get(kind, wanted) != wanted
-    ]
+    if objects:
+        found += missing(manifest.objects or {}, objects)
     return found
 
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ IN_OURS = (
 # Below this number are PostgreSQL's own.
 FIRST_OID = 16384
 
-DATABASE_OWNER = "(SELECT datdba FROM pg_database WHERE datname = current_database())"
+# How a count of what one role owns is called.
+OWNED_BY = "relations of the role "
 OF_COLUMNS = """
 SELECT count(DISTINCT (a.attrelid, a.attnum, g.grantee)) FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid
 CROSS JOIN aclexplode(a.attacl) AS g WHERE c.relnamespace"""
@@ -81,10 +83,6 @@ QUERIES = {
     "operators": _of("pg_operator AS o", f"o.oprnamespace{IN_OURS} AND o.oprcode <> 0", "pg_operator", "o.oid"),
     "casts": _of("pg_cast AS a", f"a.oid >= {FIRST_OID}", "pg_cast", "a.oid"),
     "foreign servers": _of("pg_foreign_server AS f", "true", "pg_foreign_server", "f.oid"),
-    "relations of another owner than the database": _of(
-        "pg_class AS c", f"c.relnamespace{IN_OURS} AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')"
-        f" AND c.relowner <> {DATABASE_OWNER}", "pg_class", "c.oid",
-    ),
     # Who may do anything with what; what exactly differs between versions, which know other privileges.
     "privileges": " + ".join(f"({query})" for query in (
         _granted("pg_class", "c", "rel", "c.relkind IN ('r', 'p', 'v', 'm', 'f')", "r"),
@@ -101,9 +99,28 @@ QUERIES = {
 }
 
 
+OWNERS = (
+    "SELECT pg_get_userbyid(c.relowner) AS owner, count(*) AS n FROM pg_class AS c"
+    " WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND c.relnamespace" + IN_OURS
+    + NOT_MADE_FOR.format(catalog="pg_class", oid="c.oid") + " GROUP BY 1"
+)
+
+
+def missing(wanted: Mapping[str, int], there: Mapping[str, int]) -> list[str]:
+    """Of which kind there are not as many as wanted, each a phrase; a kind that nobody counts any more says nothing."""
+    found = []
+    for kind, count in wanted.items():
+        # A role that owns nothing is not listed.
+        have = there.get(kind, 0 if kind.startswith(OWNED_BY) else count)
+        if have != count:
+            found.append(f"there are {have} {kind} instead of {count}")
+    return found
+
+
 def count_objects(connection: psycopg.Connection[dict[str, Any]]) -> dict[str, int]:
-    """The number of each kind in QUERIES, in the database and the snapshot of this session."""
+    """How many of each kind in QUERIES, and relations of each owner, are in this session's database and snapshot."""
     columns = sql.SQL(", ").join(
         sql.SQL("({}) AS {}").format(sql.SQL(query), sql.Identifier(name)) for name, query in QUERIES.items()
     )
-    return connection.execute(sql.SQL("SELECT {}").format(columns)).fetchone()
+    counts = connection.execute(sql.SQL("SELECT {}").format(columns)).fetchone()
+    return {**counts, **{f"{OWNED_BY}{row['owner']}": row["n"] for row in connection.execute(OWNERS)}}

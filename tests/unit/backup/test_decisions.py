@@ -34,6 +34,7 @@ from ansible_collections.sre.runbooks.plugins.module_utils.backup.manifest impor
     Table,
     write_manifest,
 )
+from ansible_collections.sre.runbooks.plugins.module_utils.backup.objects import missing
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.s3 import moment_of
 from ansible_collections.sre.runbooks.plugins.module_utils.backup.scanner import (
     FindingError,
@@ -314,3 +315,16 @@ def test_the_table_is_aligned_and_says_what_a_restore_would_take(place: TargetFo
 )
 def test_each_way_in_which_s3_writes_a_time_is_read(text: str):
     assert moment_of(text) == datetime(2026, 11, 21, 2, 15, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(("wanted", "there", "phrases"), [
+    ({"indexes": 3, "relations of the role clerk": 1}, {"indexes": 3, "relations of the role clerk": 1}, []),
+    ({"indexes": 3}, {"indexes": 2}, ["there are 2 indexes instead of 3"]),
+    ({"relations of the role clerk": 1}, {"indexes": 3}, ["there are 0 relations of the role clerk instead of 1"]),
+    ({"what an older version counted": 4}, {"indexes": 3}, []),
+    ({}, {"relations of the role postgres": 5}, []),
+])
+def test_what_belongs_to_another_owner_is_missing_and_what_is_no_longer_counted_is_not(
+    wanted: dict[str, int], there: dict[str, int], phrases: list[str]
+) -> None:
+    assert missing(wanted, there) == phrases
