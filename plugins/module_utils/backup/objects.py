@@ -100,7 +100,7 @@ QUERIES = {
 
 
 OWNERS = (
-    "SELECT pg_get_userbyid(c.relowner) AS owner, count(*) AS n FROM pg_class AS c"
+    "SELECT pg_get_userbyid(c.relowner) AS owner, count(*) AS n FROM pg_class AS c"  # noqa: S608
     " WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND c.relnamespace" + IN_OURS
     + NOT_MADE_FOR.format(catalog="pg_class", oid="c.oid") + " GROUP BY 1"
 )
