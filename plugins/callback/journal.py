@@ -14,11 +14,14 @@ author:
 description:
   - Appends one line per finished task to C(tasks.jsonl) in the folder of the run that the play has begun with
     M(sre.runbooks.run_begin), and says the reports' places once more after the recap.
+  - After Ctrl-C, where Ansible ends without a recap, it says what an interrupted run is and how to go on.
   - It writes names and times, and neither arguments nor results, so that no secret can be among them.
 requirements:
   - enabled in the configuration with C(callbacks_enabled = sre.runbooks.journal)
 """
 
+import atexit
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -46,6 +49,9 @@ class CallbackModule(CallbackBase):
         self._play = ""
         self._folder: Path | None = None
         self._reports: dict[str, list[str]] = {}
+        self._open = False
+        # Ansible tells no callback of an interrupt. A worker is a copy of this process, and is not meant.
+        atexit.register(self._say_interrupted, os.getpid())
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
         """A play is a run of its own, and a serial batch is the same play."""
@@ -74,9 +80,17 @@ class CallbackModule(CallbackBase):
 
     def v2_playbook_on_stats(self, _stats: Any) -> None:
         """The last lines of all: where the reports are."""
+        self._open = False
         for report, outcomes in self._reports.items():
             words = ", ".join(f"{outcomes.count(word)} {word}" for word in dict.fromkeys(outcomes))
             self._display.display(f"{words if len(outcomes) > 1 else outcomes[0]}. Report: {report}")
+
+    def _say_interrupted(self, process: int) -> None:
+        if self._open and self._folder and os.getpid() == process:
+            self._display.display(
+                "Interrupted: the run did not end, and what it had stopped stays stopped. The same command goes on from"
+                f" there. What it did: {self._folder}/run.jsonl"
+            )
 
     def _write(self, result: Any, status: str) -> None:
         host, task = result.host.get_name(), result.task
@@ -92,8 +106,9 @@ class CallbackModule(CallbackBase):
             }
         )
         if action == f"{OWN}run_begin" and result.result.get("folder"):
-            self._folder = Path(result.result["folder"])
+            self._folder, self._open = Path(result.result["folder"]), True
         if action == f"{OWN}run_end" and result.result.get("report"):
+            self._open = False
             ails = result.result.get("unhealthy")
             word = f"{result.result['outcome']} (health: {ails})" if ails else result.result["outcome"]
             self._reports.setdefault(result.result["report"], []).append(word)

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
+import time
+from datetime import UTC, datetime
 
 from ansible_collections.sre.runbooks.plugins.module_utils.pitr.position import Places
 from ansible_collections.sre.runbooks.plugins.module_utils.postgresql.connection import connect
@@ -116,6 +117,8 @@ def test_a_run_that_meets_another_one_leaves_everything_to_it(shop: Shop) -> Non
     """A86 ⚠: taking back would be taking away what the other one is restoring."""
     places = Places(shop.server.data_directory)
     places.prepare((shop.server.data_directory.stat().st_uid, shop.server.data_directory.stat().st_gid))
+    # When a base backup ended is known by the second, and a target must be after that.
+    time.sleep(2)
     moment = shop.run("SELECT clock_timestamp()").isoformat()
     with places.alone(Progress(), 5):
         played = shop.play(
@@ -136,9 +139,14 @@ def test_a_server_that_does_not_run_any_more_is_recovered(shop: Shop) -> None:
     before = shop.run(f"SELECT count(*) FROM orders WHERE at <= '{moment}'")
     shop.run("DELETE FROM orders")
     shop.server.pgbackrest("check")
+    time.sleep(3)
     shop.server.kill()
+    killed = datetime.now(UTC)
     played = shop.play("database_pitr", "-e", f"to={moment}", "-e", f"approve={TARGET}")
     assert played.returncode == 0, played.output
+    lost = next(one["value"] for one in shop.records("measure") if one["name"] == "recovery_point")
+    written = (killed - datetime.fromisoformat(moment)).total_seconds()
+    assert written - 2 < lost <= written + 1, "what it wrote and had not archived is lost as well"
     assert "had not archived cannot be recovered" in " ".join(played.output.replace("│", "").split())
     assert shop.run(f"SELECT count(*) FROM orders WHERE at <= '{moment}'") == before
     assert shop.answers()

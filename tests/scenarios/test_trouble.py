@@ -197,6 +197,7 @@ def test_a_dump_that_is_killed_alone_and_a_backup_that_is_interrupted_leave_no_b
     os.killpg(child.pid, signal.SIGINT)
     shown, _unused = child.communicate(timeout=60)
     assert child.returncode != 0, shown
+    assert "Interrupted: the run did not end, and what it had stopped stays stopped" in shown
     again = backups.play("database_backup", *ORDERS)
     assert again.returncode == 0, again.stdout
     assert backups.left() == []

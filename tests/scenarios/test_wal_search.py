@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -94,11 +95,13 @@ def test_the_operator_is_told_when_a_table_was_lost_and_where_to_go_back_to(
     done = play("-e", "wal_search_table=order_lines", "-e", "wal_search_minimum_deleted_rows=7", *more)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "public.order_lines was dropped at " in done.stdout
-    assert "-e to=20" in done.stdout
-    assert '"exclusive": true' in done.stdout
+    way_back = "The state just before the newest loss comes back with: ansible-playbook sre.runbooks.database_pitr"
+    assert way_back in done.stdout
+    assert re.search(r"-e to=20\S+ -e exclusive=true \(look first with --check\)", done.stdout)
     if "--check" not in more:
         report = report_of(tmp_path)
         assert report["outcome"] == "done"
+        assert way_back in json.dumps(report), "who comes later finds it as well"
         assert "wal_search_minimum_deleted_rows=7" in json.dumps(report), "the command that is shown asks the same"
 
 

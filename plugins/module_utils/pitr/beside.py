@@ -203,6 +203,8 @@ class Beside:
         request = self.request
         asked = application.ask(
             self._login(request.database), request.application_check, "at the target",
+            "The copy is taken away again. Where the live database fails the same check (sre.runbooks.health asks it),"
+            " the data are what is wrong, and not the archive; else choose another target." if request.drill else
             "Look into the restored cluster, and choose another target. The live one was not touched.",
         )
         if asked == application.NOT_ASKED and request.drill:

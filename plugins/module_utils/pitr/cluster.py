@@ -185,6 +185,11 @@ class Cluster:
             return False
         return self.control_data()["Database cluster state"] == "in production"
 
+    def last_written_at(self) -> datetime | None:
+        """When the server last wrote WAL, archived or not; None where there is none."""
+        times = [path.stat().st_mtime for path in (self.data / "pg_wal").glob("[0-9A-F]" * 24)]
+        return datetime.fromtimestamp(max(times), UTC) if times else None
+
     def stopped_at(self) -> datetime | None:
         """When the server in this folder wrote its last and was shut down; None when it runs, or was killed."""
         if self.control_data()["Database cluster state"] != "shut down":

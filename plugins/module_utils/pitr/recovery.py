@@ -157,7 +157,7 @@ class Recovery:
             raise RunbookError(problem, "Make room there, then run the same command again.", needed=needed, free=free)
         self.result.values.update(
             target=target.as_dict(), backup=chosen.base.as_dict(), needed_bytes=needed, free_bytes=free,
-            **_losses(target, now if live else chosen.newest_at),
+            **_losses(target, now if live else self.live.last_written_at()),
             sessions=live.facts["sessions"] if live else None, notes=(live.notes() if live else [
                 "The live server does not run: what it had not archived cannot be recovered."
             ]) + ([
@@ -182,7 +182,7 @@ class Recovery:
             position = self._fill(position, target, chosen, situation, same=same)
             self._look(position, target, live)
             # The live cluster was written to all the while.
-            self.result.values.update(_losses(target, datetime.now(UTC) if live else chosen.newest_at))
+            self.result.values.update(_losses(target, datetime.now(UTC) if live else self.live.last_written_at()))
 
     def _fill(
         self, position: Position, target: Target, chosen: window.Reach, situation: Situation, *, same: bool
