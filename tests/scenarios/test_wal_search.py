@@ -32,7 +32,9 @@ def shop(server_place: Path) -> Iterator[PostgresServer]:
     archive = server_place / "wal-scenario" / "archive"
     server = PostgresServer(archive.parent, settings={
         "fsync": "off", "shared_buffers": "16MB", "autovacuum": "off",
-        "archive_mode": "on", "archive_command": f"cp %p {archive}/%f",
+        "archive_mode": "on",
+        # It is there whole or not at all.
+        "archive_command": f"cp %p {archive}/new.%f && mv {archive}/new.%f {archive}/%f",
     })
     machine.make_folder(server.folder, None, 0o711)
     machine.make_folder(archive, machine.unprivileged_user())

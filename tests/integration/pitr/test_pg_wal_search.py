@@ -107,8 +107,10 @@ def started(server: PostgresServer, archive: Path, call_module: CallModule) -> S
 def settings(archive: Path) -> dict[str, str]:
     return {
         "fsync": "off", "shared_buffers": "16MB", "max_connections": "30", "archive_mode": "on",
-        "archive_command": f"cp %p {archive}/%f", "track_commit_timestamp": "on", "max_prepared_transactions": "5",
-        "max_wal_size": "64MB", "min_wal_size": "2MB", "autovacuum": "off",
+        # It is there whole or not at all.
+        "archive_command": f"cp %p {archive}/new.%f && mv {archive}/new.%f {archive}/%f",
+        "track_commit_timestamp": "on", "max_prepared_transactions": "5", "max_wal_size": "64MB", "min_wal_size": "2MB",
+        "autovacuum": "off",
     }
 
 
