@@ -51,7 +51,9 @@ class ActionModule(WindowAction):
                 "ansible_version": ansible_version,
             },
         )
-        again = {name: str(self.value(variables, name)) for name in arguments["repeats"] if name in variables}
+        values = {name: str(self.value(variables, name)) for name in arguments["repeats"] if name in variables}
+        # An empty one is as good as none.
+        again = {name: value for name, value in values.items() if value}
         hosts = [str(name) for name in variables.get("ansible_play_hosts", [])] if self._task.run_once else [host]
         record(folder, host, "begin", {"command": self._begun(variables, host, again), "hosts": hosts})
         self._understand(variables, folder)

@@ -104,6 +104,7 @@ def test_the_operator_is_told_when_a_table_was_lost_and_where_to_go_back_to(
         report = report_of(tmp_path)
         assert report["outcome"] == "done"
         assert way_back in json.dumps(report), "who comes later finds it as well"
+        assert "wal_search_schema=" not in json.dumps(report), "what was not given is not in the command"
         assert "wal_search_minimum_deleted_rows=7" in json.dumps(report), "the command that is shown asks the same"
 
 
